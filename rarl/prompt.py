@@ -1,0 +1,73 @@
+"""N images and a task become chat messages (Table 1 of the RARL paper)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rarl.task import OrdinalTask
+
+SYSTEM_PROMPT = (
+    "The user asks a question, and the Assistant solves it. The assistant first thinks about the reasoning process in "
+    "the mind and then provides the user with the answer. The reasoning process and answer are enclosed within "
+    "<think> </think> and <answer> </answer> tags, respectively, i.e., "
+    "<think> reasoning process here </think><answer> answer here </answer>."
+)
+
+INSTRUCTION = (
+    "Analyze each image to determine the {rule}, and if there are multiple images, sort them in ascending order of "
+    '{rule}. Output the results as a JSON list of dictionaries in this format: [{{"image_id": number, "value": '
+    "value}}, ...], where image_id is the number of the image and value is the {rule} ({value_range}). Ensure the "
+    "list is sorted correctly with strictly followed syntax."
+)
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def build_prompt(task: OrdinalTask, num_images: int) -> list[dict[str, Any]]:
+    """Chat messages that ask for `task` on `num_images` images.
+
+    Every content is a list of blocks, the system message included: Arrow refuses a string beside lists. Image blocks
+    are unfilled placeholders, in the order of the `images` column; each is labelled in place ("Image 1:", ...), since
+    `image_id` is the position in the prompt, counted from 1.
+
+    Raises:
+        ValueError: If `num_images` is less than 1.
+    """
+    if num_images < 1:
+        raise ValueError(f"A prompt needs at least one image, got {num_images}.")
+    blocks: list[dict[str, Any]] = []
+    for image_id in range(1, num_images + 1):
+        blocks += [_text(f"Image {image_id}: "), {"type": "image", "text": None}]
+    blocks.append(_text(INSTRUCTION.format(rule=task.rule, value_range=task.value_range)))
+    return [{"role": "system", "content": [_text(SYSTEM_PROMPT)]}, {"role": "user", "content": blocks}]
+
+
+def answer_list(values: Sequence[float], task: OrdinalTask) -> str:
+    """The JSON list of a perfect answer: one item per image, ascending in value, ties in prompt order."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    items = (f'{{"image_id": {index + 1}, "value": {task.format_value(values[index])}}}' for index in order)
+    return f"[{', '.join(items)}]"
+
+
+def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
+    """A reasoning text that names each image's value in prompt order, so that a model that writes it sorts what it
+    wrote: `"Image 1: 30, Image 2: 4"`."""
+    return ", ".join(f"Image {index + 1}: {task.format_value(value)}" for index, value in enumerate(values))
+
+
+def build_completion(values: Sequence[float], task: OrdinalTask, reasoning: str | None = None) -> str:
+    """The perfect completion for true `values` (prompt order): one think block, then one answer block.
+
+    `reasoning` defaults to [`list_reasoning`].
+
+    Example:
+
+    ```python
+    >>> from rarl.prompt import build_completion
+    >>> from rarl.task import get_task
+    >>> build_completion([30, 4], get_task("age"), reasoning="one is a child")
+    '<think>one is a child</think><answer>[{"image_id": 2, "value": 4}, {"image_id": 1, "value": 30}]</answer>'
+    ```
+    """
+    reasoning = list_reasoning(values, task) if reasoning is None else reasoning
+    return f"<think>{reasoning}</think><answer>{answer_list(values, task)}</answer>"

@@ -1,0 +1,120 @@
+"""Ordinal tasks: what is asked about an image, in which range, and how an answer is scored.
+
+A task is the one object that prompts, rewards, data sources and evaluation share. Register your own with
+[`register_task`] and refer to it by name in data rows and on the command line.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Metric = Literal["mae", "accuracy", "srcc"]
+
+
+@dataclass(frozen=True)
+class OrdinalTask:
+    """An ordinal quantity that can be read off an image.
+
+    Args:
+        name: Key under which the task is registered and stored in the `task` column.
+        rule: Phrase that completes "sort them in ascending order of ..." (`[Rule]` in Table 1 of the RARL paper).
+        minimum: Smallest value that a label may have.
+        maximum: Largest value that a label may have.
+        tolerance: δ of the regression reward, in the units of the label; must be positive.
+        integer: Whether labels are whole numbers.
+        metric: Metric for one-image prompts: `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"`
+            (Spearman's rank correlation).
+
+    Raises:
+        ValueError: If the range is empty, not finite, or the tolerance is not positive.
+
+    Example:
+
+    ```python
+    >>> from rarl.task import OrdinalTask, register_task
+    >>> rust = register_task(OrdinalTask("rust", "rusted area in percent", 0, 100, tolerance=8))
+    >>> rust.format_value(12.5)
+    '12.5'
+    ```
+    """
+
+    name: str
+    rule: str
+    minimum: float
+    maximum: float
+    tolerance: float
+    integer: bool = False
+    metric: Metric = "mae"
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.rule:
+            raise ValueError(f"An ordinal task needs a name and a rule, got name={self.name!r}, rule={self.rule!r}.")
+        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
+            raise ValueError(
+                f"Task {self.name!r}: the range must be finite with minimum < maximum, "
+                f"got minimum={self.minimum}, maximum={self.maximum}."
+            )
+        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise ValueError(f"Task {self.name!r}: tolerance must be a positive number, got {self.tolerance}.")
+        if self.metric not in ("mae", "accuracy", "srcc"):
+            raise ValueError(f"Task {self.name!r}: metric must be 'mae', 'accuracy' or 'srcc', got {self.metric!r}.")
+
+    @property
+    def value_range(self) -> str:
+        """`[Value_Range]` of the prompt, e.g. `"integer from 0 to 116"`."""
+        kind = "integer" if self.integer else "number"
+        return f"{kind} from {self.minimum:g} to {self.maximum:g}"
+
+    def format_value(self, value: float) -> str:
+        """A label as it is written in an answer: no decimal point for integer tasks, shortest form otherwise."""
+        if self.integer:
+            return str(int(round(value)))
+        return repr(round(float(value), 6)).removesuffix(".0")
+
+    def check_value(self, value: float, where: str = "value") -> float:
+        """Return `value` as a float.
+
+        Raises:
+            ValueError: If it is not finite, outside the range, or fractional for an integer task; the message starts
+                with `where` so that it names the file or sample.
+        """
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError(f"{where}: value {value!r} is not finite; task {self.name!r} wants an {self.value_range}.")
+        if not self.minimum <= number <= self.maximum:
+            raise ValueError(
+                f"{where}: value {number:g} is outside the range of task {self.name!r}, "
+                f"which is {self.minimum:g} to {self.maximum:g}."
+            )
+        if self.integer and number != int(number):
+            raise ValueError(f"{where}: value {number:g} is not an integer, which task {self.name!r} wants.")
+        return number
+
+
+TASKS: dict[str, OrdinalTask] = {}
+
+
+def register_task(task: OrdinalTask) -> OrdinalTask:
+    """Make `task` known under its name, replacing an earlier task of that name, and return it."""
+    TASKS[task.name] = task
+    return task
+
+
+def get_task(task: str | OrdinalTask) -> OrdinalTask:
+    """The task registered under a name; an [`OrdinalTask`] is returned as it is.
+
+    Raises:
+        ValueError: If no task of that name is registered.
+    """
+    if isinstance(task, OrdinalTask):
+        return task
+    try:
+        return TASKS[task]
+    except KeyError:
+        raise ValueError(f"Unknown task {task!r}; registered tasks: {', '.join(sorted(TASKS))}.") from None
+
+
+register_task(OrdinalTask("age", "age in years", 0, 116, tolerance=10, integer=True, metric="mae"))
+register_task(OrdinalTask("count", "number of objects", 0, 10, tolerance=3, integer=True, metric="accuracy"))
+register_task(OrdinalTask("aesthetics", "aesthetic quality", 1, 10, tolerance=1.5, metric="srcc"))
+register_task(OrdinalTask("brightness", "brightness of the disc", 0, 1, tolerance=0.2, metric="mae"))
