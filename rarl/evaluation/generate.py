@@ -1,0 +1,109 @@
+"""Answers of a model to data rows: greedy, batched, vision tokens suppressed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from transformers import GenerationConfig
+
+from rarl.vision_tokens import vision_token_ids
+
+
+def greedy_config(model: Any, processor: Any, max_new_tokens: int) -> GenerationConfig:
+    """Plain arg-max decoding without the vision tokens.
+
+    `generate` fills what is left unset from the model's own configuration, so everything there that would move the
+    arg-max (Qwen2.5-VL ships a repetition penalty) or warn about sampling is set to its neutral value.
+    """
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        max_new_tokens=max_new_tokens,
+        suppress_tokens=vision_token_ids(processor),
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        use_cache=True,
+    )
+
+
+def prompt_size(row: dict[str, Any]) -> tuple[int, int]:
+    """What a row costs: its number of images, then their pixels."""
+    return len(row["images"]), sum(image.width * image.height for image in row["images"])
+
+
+def _reset_rope_deltas(model: Any) -> None:
+    """Forget position offsets of an earlier call: they belong to another batch."""
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None
+
+
+def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
+    texts = [
+        processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows
+    ]
+    inputs = processor(
+        text=texts,
+        images=[list(row["images"]) for row in rows],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    ).to(model.device)
+    _reset_rope_deltas(model)
+    tokens = model.generate(**inputs, generation_config=config)
+    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def generate_answers(
+    model: Any,
+    processor: Any,
+    rows: Any,
+    batch_size: int = 8,
+    max_new_tokens: int = 1024,
+    progress: bool = True,
+) -> list[str]:
+    """The greedy completion of each row, in the order of `rows`.
+
+    Prompts of like size share a batch, the largest first (so memory runs out at once or never); the result does not
+    depend on the batching beyond the rounding of floating-point sums.
+
+    Args:
+        model: Vision-language model or `PeftModel`; run in evaluation mode, and its mode is restored.
+        processor: Its processor.
+        rows: Sequence of rows (a list or a `datasets.Dataset`) with the columns `prompt` and `images`. Rows are read
+            twice, so that no more than a batch of images is held at a time.
+        batch_size: Prompts per batch, at least 1.
+        max_new_tokens: Longest completion in tokens, at least 1.
+        progress: Show a progress bar; only on a terminal.
+
+    Raises:
+        ValueError: If `batch_size` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    config = greedy_config(model, processor, max_new_tokens)
+    sizes = [prompt_size(rows[index]) for index in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda index: sizes[index], reverse=True)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    console = Console(stderr=True)
+    answers = [""] * len(rows)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            bar = track(batches, "Generating", console=console, disable=not (progress and console.is_terminal))
+            for batch in bar:
+                texts = _generate_batch(model, processor, [rows[index] for index in batch], config)
+                for index, text in zip(batch, texts, strict=True):
+                    answers[index] = text
+    finally:
+        model.train(was_training)
+        _reset_rope_deltas(model)
+    return answers

@@ -1,0 +1,46 @@
+"""Load a vision-language model, with a LoRA adapter on top if there is one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from rarl import tiny
+
+
+def check_folder(folder: str, wanted: str, hint: str) -> None:
+    """Raise `FileNotFoundError` if `folder` is a local folder without the file `wanted`; a Hub id passes."""
+    path = Path(folder)
+    if path.is_dir() and not (path / wanted).is_file():
+        names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(f"{folder} holds no {wanted} ({hint}); it holds {names}.")
+
+
+def load_model(
+    model_name_or_path: str, adapter: str | None = None, dtype: torch.dtype | str = "auto"
+) -> tuple[Any, Any]:
+    """A model in evaluation mode and its processor, on the GPU if there is one.
+
+    Args:
+        model_name_or_path: Folder or Hub id; `"tiny"` is the built-in tiny model.
+        adapter: Folder or Hub id of a LoRA adapter; `None` for the plain model.
+        dtype: Type of the base model's weights; `"auto"` is the type that they were saved in.
+
+    Returns:
+        The model (a `PeftModel` with an adapter) and its processor. No code from the Hub is ever run.
+
+    Raises:
+        FileNotFoundError: If a local folder lacks `config.json` or, for an adapter, `adapter_config.json`.
+        OSError: If the model is neither a folder nor to be had from the Hub.
+    """
+    name = tiny.path() if model_name_or_path == "tiny" else model_name_or_path
+    check_folder(name, "config.json", "a model is wanted; a LoRA adapter goes on top of one")
+    if adapter is not None:
+        check_folder(adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
+    processor = AutoProcessor.from_pretrained(name)
+    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
