@@ -1,0 +1,69 @@
+"""Reward curves from trainer logs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+LogHistory = list[dict[str, Any]]
+
+
+def reward_terms(history: LogHistory) -> list[str]:
+    """Keys of the training rewards in a log history: each term's mean, then the weighted total."""
+    keys = dict.fromkeys(key for entry in history for key in entry)
+    return [key for key in keys if re.fullmatch(r"rewards/.+/mean", key)] + (["reward"] if "reward" in keys else [])
+
+
+def curve(history: LogHistory, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a key, over the entries that hold it."""
+    points = [(entry["step"], entry[key]) for entry in history if key in entry]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def running_mean(values: list[float], window: int) -> list[float]:
+    """Mean of each value and up to `window − 1` values before it."""
+    return [
+        sum(values[max(0, end - window) : end]) / (end - max(0, end - window)) for end in range(1, len(values) + 1)
+    ]
+
+
+def term_title(key: str) -> str:
+    """`rewards/regression_reward/mean` → `regression`; the total is called so."""
+    return "total" if key == "reward" else key.split("/")[1].removesuffix("_reward")
+
+
+def plot_curves(histories: dict[str, LogHistory], path: str | Path) -> None:
+    """Draw reward terms over steps, a panel per term, a colour per run; faint the log, bold its running mean.
+
+    Args:
+        histories: Run name → `log_history` of its `trainer_state.json`.
+        path: Image file to write; its folder must exist.
+
+    Raises:
+        ValueError: If no run has logged a reward.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    terms = list(dict.fromkeys(term for history in histories.values() for term in reward_terms(history)))
+    if not terms:
+        raise ValueError(f"No reward is logged in the runs {', '.join(histories) or '(none)'}; nothing to draw.")
+    terms.sort(key=lambda term: term == "reward")
+    columns = min(3, len(terms))
+    rows = -(-len(terms) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, term in zip(axes, terms, strict=False):
+        for number, history in enumerate(histories.values()):
+            steps, values = curve(history, term)
+            colour = f"C{number}"
+            axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            axis.plot(steps, running_mean(values, max(1, len(values) // 15)), color=colour, linewidth=1.8)
+        axis.set_title(term_title(term))
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    for axis in list(figure.axes)[len(terms) :]:
+        axis.set_axis_off()
+    handles = [figure.axes[0].plot([], [], color=f"C{number}")[0] for number in range(len(histories))]
+    figure.legend(handles, list(histories), loc="outside lower center", ncols=len(histories), frameon=False)
+    figure.savefig(path, dpi=120)

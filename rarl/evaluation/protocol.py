@@ -1,0 +1,184 @@
+"""Metrics of the RARL paper over a model's answers, failures counted instead of dropped.
+
+One image: the task's metric and the mean absolute error (MAE). Several images: mean Kendall τ between the listed order
+and the true values, as the accuracy reward computes it. Every metric comes twice: over the readable answers, and
+strictly, where an unreadable answer scores the worst value there is.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from rarl.answer import parse_answer
+from rarl.evaluation import Report
+from rarl.evaluation.generate import generate_answers
+from rarl.rewards import accuracy_reward
+from rarl.task import OrdinalTask, get_task
+
+
+def mean(numbers: Sequence[float]) -> float | None:
+    """Arithmetic mean, `None` of nothing; does not overflow, however wild a prediction."""
+    return math.fsum(number / len(numbers) for number in numbers) if numbers else None
+
+
+def farthest_end(value: float, task: OrdinalTask) -> float:
+    """The end of the task's range that is farther from `value`: the worst prediction of it."""
+    return task.minimum if value - task.minimum > task.maximum - value else task.maximum
+
+
+def mean_absolute_error(predictions: Sequence[float], values: Sequence[float]) -> float | None:
+    """Mean of `|v̂ − v|` in the units of the label, `None` of nothing."""
+    return mean([abs(predicted - value) for predicted, value in zip(predictions, values, strict=True)])
+
+
+def accuracy(predictions: Sequence[float], values: Sequence[float]) -> float | None:
+    """Share of exactly right predictions in 0..1, `None` of nothing."""
+    return mean([float(predicted == value) for predicted, value in zip(predictions, values, strict=True)])
+
+
+def rank_correlation(predictions: Sequence[float], values: Sequence[float]) -> float | None:
+    """Spearman's rank correlation (SRCC) in −1..1, ties averaged.
+
+    `None` where it is not defined: fewer than two pairs, or one side constant.
+    """
+    if len(set(predictions)) < 2 or len(set(values)) < 2:
+        return None
+    return float(spearmanr(predictions, values).statistic)
+
+
+METRICS = {"mae": mean_absolute_error, "accuracy": accuracy, "srcc": rank_correlation}
+
+
+def metric_names(task: OrdinalTask) -> list[str]:
+    """One-image metrics of a task: MAE always, and the task's own."""
+    return list(dict.fromkeys(["mae", task.metric]))
+
+
+def one_image_metrics(
+    predictions: Sequence[float | None], values: Sequence[float], task: OrdinalTask
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Metrics of one-image prompts.
+
+    Args:
+        predictions: Predicted value per prompt, `None` where the answer is unreadable.
+        values: True value per prompt.
+        task: Gives the metrics and the range.
+
+    Returns:
+        The metrics over readable answers, and the strict ones, in which an unreadable answer counts as a prediction at
+        the farthest end of the range (MAE, SRCC) or as wrong (accuracy). A metric that is not defined is `None`.
+    """
+    read = [(predicted, value) for predicted, value in zip(predictions, values, strict=True) if predicted is not None]
+    worst = [
+        farthest_end(value, task) if predicted is None else predicted
+        for predicted, value in zip(predictions, values, strict=True)
+    ]
+    readable: dict[str, float | None] = {}
+    strict: dict[str, float | None] = {}
+    for name in metric_names(task):
+        metric = METRICS[name]
+        readable[name] = metric([predicted for predicted, _ in read], [value for _, value in read])
+        strict[name] = metric(worst, values)
+    return readable, strict
+
+
+def order_scores(completions: Sequence[str], values: Sequence[Sequence[float]], task: OrdinalTask) -> list[float | None]:
+    """Kendall τ per prompt in −1..1 (the accuracy reward); `None` where all true values are tied."""
+    return accuracy_reward(list(completions), values=[list(row) for row in values], task=[task.name] * len(values))
+
+
+def score(
+    completions: dict[int, list[str]],
+    values: dict[int, list[list[float]]],
+    task: str | OrdinalTask,
+    constant: float | None = None,
+) -> Report:
+    """Report on completions, by the number of images of their prompts.
+
+    Args:
+        completions: Number of images → completion per prompt.
+        values: Number of images → true values per prompt, in prompt order.
+        task: The task, or its name.
+        constant: A constant prediction to compare with, such as the median of the training labels.
+
+    Returns:
+        JSON-ready dictionary; numbers of images are string keys, undefined metrics are `None`:
+
+        - `task`; `mae` and the task's metric (`accuracy` or `srcc`) over readable one-image answers;
+        - `tau`: mean Kendall τ over readable answers, per number of images. Prompts whose true values are all tied
+          have no order: they are left out, and counted in `tied`;
+        - `strict`: the same metrics, an unreadable answer scoring the worst (`tau` −1);
+        - `failure_rate`: share of unreadable answers over all prompts; `failures`: their number;
+        - `num_prompts`, `tied`; `constant` (its `value` and `mae`) if asked for and there are one-image prompts.
+
+    Raises:
+        ValueError: If completions and values differ in number, or a row has a wrong number of values.
+    """
+    task = get_task(task)
+    report: Report = {"task": task.name, **dict.fromkeys(metric_names(task)), "tau": {}, "failure_rate": None}
+    report["strict"] = {**dict.fromkeys(metric_names(task)), "tau": {}}
+    report |= {"num_prompts": {}, "failures": {}, "tied": {}}
+    for num_images in sorted(completions):
+        texts, truths, key = completions[num_images], values[num_images], str(num_images)
+        if len(texts) != len(truths):
+            raise ValueError(f"{num_images}-image prompts: got {len(texts)} completions for {len(truths)} rows.")
+        for row, truth in enumerate(truths):
+            if len(truth) != num_images:
+                raise ValueError(f"{num_images}-image prompts: row {row} has {len(truth)} values.")
+        answers = [parse_answer(text, num_images) for text in texts]
+        report["num_prompts"][key] = len(texts)
+        if num_images == 1:
+            predictions = [answer.values()[0] for answer in answers]
+            labels = [truth[0] for truth in truths]
+            readable, strict = one_image_metrics(predictions, labels, task)
+            report |= readable
+            report["strict"] |= strict
+            report["failures"][key] = sum(predicted is None for predicted in predictions)
+            if constant is not None:
+                report["constant"] = {
+                    "value": constant,
+                    "mae": mean_absolute_error([constant] * len(labels), labels),
+                }
+        else:
+            failed = [not answer.readable for answer in answers]
+            taus = order_scores(texts, truths, task)
+            kept = [(tau, bad) for tau, bad in zip(taus, failed, strict=True) if tau is not None]
+            report["tau"][key] = mean([tau for tau, bad in kept if not bad])
+            report["strict"]["tau"][key] = mean([-1.0 if bad else tau for tau, bad in kept])
+            report["failures"][key] = sum(failed)
+            report["tied"][key] = len(taus) - len(kept)
+    prompts = sum(report["num_prompts"].values())
+    report["failure_rate"] = sum(report["failures"].values()) / prompts if prompts else None
+    return report
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    datasets: dict[int, Any],
+    task: str | OrdinalTask,
+    batch_size: int = 8,
+    max_new_tokens: int = 1024,
+    progress: bool = True,
+    constant: float | None = None,
+) -> Report:
+    """Let a model answer every row greedily, and [`score`] the answers.
+
+    Args:
+        model: Vision-language model or `PeftModel`.
+        processor: Its processor.
+        datasets: Number of images → rows (`prompt`, `images`, `values`) with that many images.
+        task: The task, or its name.
+        batch_size: Prompts per batch.
+        max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
+        progress: Show a progress bar; only on a terminal.
+        constant: A constant prediction to compare with, see [`score`].
+    """
+    completions: dict[int, list[str]] = {}
+    values: dict[int, list[list[float]]] = {}
+    for num_images, rows in datasets.items():
+        completions[num_images] = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress)
+        values[num_images] = [list(rows[index]["values"]) for index in range(len(rows))]
+    return score(completions, values, task, constant)

@@ -1,0 +1,37 @@
+"""Reports as a table in the terminal."""
+
+from rich.table import Table
+
+from rarl.evaluation import Report
+
+TITLES = {"mae": "MAE ↓", "accuracy": "accuracy ↑", "srcc": "SRCC ↑"}
+
+
+def cell(number: float | None, strict: float | None) -> str:
+    """A metric with three decimals, its strict variant in brackets where failures made it differ."""
+    shown = "–" if number is None else f"{number:.3f}"
+    return shown if strict is None or strict == number else f"{shown} ({strict:.3f})"
+
+
+def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
+    """Table of reports: a row per report, columns for the one-image metrics, τ per number of images and failures.
+
+    In brackets stands the strict metric, in which an unreadable answer scores the worst value. A column appears if any
+    report has it, so a report of `{"mae": …}` alone (a constant baseline) is a row like the others.
+    """
+    metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
+    counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
+    table = Table(title=title, caption="in brackets: unreadable answers score the worst value")
+    table.add_column("model")
+    for name in metrics:
+        table.add_column(TITLES[name], justify="right")
+    for count in counts:
+        table.add_column(f"τ, {count} images ↑", justify="right")
+    table.add_column("unreadable", justify="right")
+    for name, report in reports.items():
+        strict = report.get("strict", {})
+        cells = [cell(report.get(metric), strict.get(metric)) for metric in metrics]
+        cells += [cell(report.get("tau", {}).get(count), strict.get("tau", {}).get(count)) for count in counts]
+        rate = report.get("failure_rate")
+        table.add_row(name, *cells, "–" if rate is None else f"{rate:.1%}")
+    return table

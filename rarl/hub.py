@@ -1,0 +1,166 @@
+"""Model card of an adapter, and its way to the Hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
+
+from rarl.evaluation import Report
+from rarl.task import OrdinalTask, get_task
+
+TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
+STAGES = {
+    "sft": "supervised fine-tuning on the same prompts (the baseline)",
+    "stage1": "stage 1: one image a prompt, regression and format rewards",
+    "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
+}
+METRIC_NAMES = {"mae": "Mean absolute error", "accuracy": "Accuracy", "srcc": "Spearman rank correlation"}
+
+# What makes up an adapter. A whitelist: an output folder also holds the reference adapter (`ref/`), checkpoints with
+# optimizer states, and pickled training arguments, none of which belong on the Hub.
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "README.md",
+    "report.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def public_name(base_model: str) -> str:
+    """A model's name for a card: a Hub id as it is, of a local path (or `tiny`) the last part only."""
+    path = Path(base_model)
+    is_local = path.is_absolute() or path.exists() or base_model.startswith((".", "~")) or len(path.parts) > 2
+    return path.name if is_local else base_model
+
+
+def _rows(report: Report) -> list[tuple[str, str, float]]:
+    """(metric type, readable name, value) of every metric that the report defines."""
+    rows = [(key, name, report[key]) for key, name in METRIC_NAMES.items() if report.get(key) is not None]
+    rows += [
+        (f"kendall_tau_{count}", f"Kendall τ, {count} images", tau)
+        for count, tau in report.get("tau", {}).items()
+        if tau is not None
+    ]
+    return rows
+
+
+def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None) -> ModelCard:
+    """Card of a LoRA adapter: what it was trained from and for, and how well it does.
+
+    Args:
+        base_model: Hub id of the base model; of a local path only the last part is named.
+        task: The task, or its name.
+        stage: `"sft"`, `"stage1"` or `"stage2"`.
+        report: What `rarl evaluate` wrote; without it the card has no metrics.
+
+    Raises:
+        ValueError: If the stage is unknown, or the report is of another task.
+    """
+    task = get_task(task)
+    if stage not in STAGES:
+        raise ValueError(f"Unknown stage {stage!r}; wanted one of {', '.join(STAGES)}.")
+    if report is not None and report["task"] != task.name:
+        raise ValueError(f"The report is of task {report['task']!r}, the card of task {task.name!r}.")
+    base = public_name(base_model)
+    rows = _rows(report) if report else []
+    name = f"rarl-{task.name}-{stage}"
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=task.name,
+            dataset_name=task.name,
+            metric_type=kind,
+            metric_name=label,
+            metric_value=round(value, 4),
+        )
+        for kind, label, value in rows
+    ]
+    data = ModelCardData(
+        base_model=base if "/" in base else None,
+        library_name="peft",
+        pipeline_tag="image-text-to-text",
+        tags=TAGS,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    text = [
+        f"# {name}",
+        f"A LoRA adapter of `{base}` that judges the {task.rule} of images ({task.value_range}): one value an image, "
+        "and with several images their ascending order.",
+        f"Trained by {STAGES[stage]}, after *Ranking-Aware Reinforcement Learning for Ordinal Ranking* (RARL).",
+    ]
+    if report and rows:
+        lines = ["| metric | value |", "|---|---|", *(f"| {label} | {value:.3f} |" for _, label, value in rows)]
+        text += ["## Results", "\n".join(lines)]
+        text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
+    text += [
+        "## Use",
+        "```bash\n"
+        f"rarl predict --model {base} --adapter <this repository> --task {task.name} first.jpg second.jpg\n"
+        "```",
+    ]
+    return ModelCard(f"---\n{data}\n---\n\n" + "\n\n".join(text) + "\n")
+
+
+def write_model_card(
+    output_dir: str | Path, base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None
+) -> Path:
+    """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
+    path = Path(output_dir) / "README.md"
+    path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8")
+    return path
+
+
+def adapter_files(folder: str | Path) -> list[str]:
+    """Names of the files in `folder` that belong to its `default` adapter, in the order of `ADAPTER_FILES`.
+
+    Raises:
+        FileNotFoundError: If `adapter_config.json` or `adapter_model.safetensors` is missing.
+    """
+    folder = Path(folder)
+    for wanted in ADAPTER_FILES[:2]:
+        if not (folder / wanted).is_file():
+            raise FileNotFoundError(f"{folder} holds no {wanted}; a LoRA adapter saved as safetensors is wanted.")
+    return [name for name in ADAPTER_FILES if (folder / name).is_file()]
+
+
+def push_adapter(
+    folder: str | Path, repo_id: str, private: bool = True, commit_message: str = "Upload the adapter"
+) -> CommitInfo:
+    """Upload the `default` adapter of a training output folder in one commit; the repository is created if missing.
+
+    Only the files named in `ADAPTER_FILES` leave the machine. If the adapter names its base model by a local path, the
+    uploaded `adapter_config.json` names the last part of it. The token is the one that `hf auth login` stored.
+
+    Args:
+        folder: Output folder of a training run.
+        repo_id: `user/name` on the Hub.
+        private: Whether a new repository is private; an existing one stays as it is.
+        commit_message: First line of the commit.
+
+    Raises:
+        FileNotFoundError: If the folder holds no adapter.
+    """
+    folder = Path(folder)
+    sources: dict[str, Path | bytes] = {name: folder / name for name in adapter_files(folder)}
+    config: dict[str, Any] = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if base and public_name(base) != base:
+        config["base_model_name_or_path"] = public_name(base)
+        sources[ADAPTER_FILES[0]] = json.dumps(config, indent=2, sort_keys=True).encode()
+    api = HfApi()
+    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source) for name, source in sources.items()]
+    return api.create_commit(repo, operations, commit_message=commit_message)
