@@ -4,9 +4,12 @@
 function of `(task, seed, i)`, so nothing is kept in memory.
 """
 
+import zlib
+
 import numpy as np
 from PIL import Image
 
+from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
 
 IMAGE_SIZE = 56
@@ -57,3 +60,51 @@ def render_brightness(value: float, rng: np.random.Generator) -> Image.Image:
 
 
 RENDERERS = {"count": render_count, "brightness": render_brightness}
+
+
+class BuiltinSource(ImageSource):
+    """Images rendered on access, for tests, demonstrations and sanity checks.
+
+    Value and image `i` depend on `(task, seed, i)` alone, so a larger source begins with the images of a smaller one.
+    Values are uniform over the task's range: whole numbers for `count`, multiples of 0.01 for `brightness`.
+
+    Args:
+        task: `"count"` or `"brightness"`.
+        size: Number of images, at least 1.
+        seed: Seed of values and images, at least 0.
+        min_pixels: Least height times width of a loaded image; the images are rendered at 56 x 56.
+        max_pixels: Largest height times width of a loaded image.
+
+    Raises:
+        ValueError: If the task has no renderer, or the size or seed is out of range.
+    """
+
+    def __init__(
+        self,
+        task: str | OrdinalTask = "count",
+        size: int = 1000,
+        seed: int = 0,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        task = get_task(task)
+        if task.name not in RENDERERS:
+            raise ValueError(f"No built-in images for task {task.name!r}; there are some for {', '.join(RENDERERS)}.")
+        if size < 1 or seed < 0:
+            raise ValueError(f"Built-in images need size >= 1 and seed >= 0, got size={size}, seed={seed}.")
+        self.seed = seed
+        self._task_key = zlib.crc32(task.name.encode())
+        rng = np.random.default_rng((seed, self._task_key))
+        if task.integer:
+            values = rng.integers(int(task.minimum), int(task.maximum), size=size, endpoint=True).astype(np.float64)
+        else:
+            values = np.round(rng.uniform(task.minimum, task.maximum, size=size), 2)
+        super().__init__(task, values, min_pixels, max_pixels)
+
+    def name(self, i: int) -> str:
+        return f"{self.task.name}-{self.seed}-{i}.png"
+
+    def read(self, i: int) -> tuple[Image.Image, bytes]:
+        rng = np.random.default_rng((self.seed, self._task_key, int(i)))
+        image = RENDERERS[self.task.name](float(self.values[i]), rng)
+        return image, image.tobytes()

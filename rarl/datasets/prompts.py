@@ -1,0 +1,142 @@
+"""Groups of images become rows: `prompt`, `images`, `values`, `task`, and `completion` for supervised training.
+
+A row is stored as a few numbers; the prompt is built and the images are opened when the row is read. That goes through
+TRL as it is: `GRPOTrainer` and `SFTTrainer` (which prepares vision data on the fly) read rows, never Arrow columns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from rarl.datasets.sampling import sample_groups
+from rarl.datasets.source import ImageSource
+from rarl.prompt import build_completion, build_prompt
+
+
+@dataclass(frozen=True)
+class RowTransform:
+    """Stored columns to rows.
+
+    Each column stands alone, since trainers may drop the ones they do not know: `prompt` is stored as N, `images` as
+    indices into the source, `completion` as the values in prompt order; `values` and `task` as they are.
+    """
+
+    source: ImageSource
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = dict(batch)
+        task = self.source.task
+        if "prompt" in batch:
+            rows["prompt"] = [build_prompt(task, num_images) for num_images in batch["prompt"]]
+        if "images" in batch:
+            # GRPO asks for every row G times in one batch: each image is opened once.
+            loaded = {i: self.source.load(i) for i in dict.fromkeys(i for group in batch["images"] for i in group)}
+            rows["images"] = [[loaded[i] for i in group] for group in batch["images"]]
+        if "completion" in batch:
+            rows["completion"] = [_completion(build_completion(values, task)) for values in batch["completion"]]
+        return rows
+
+
+def _completion(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+def _stored_row(source: ImageSource, group: np.ndarray, with_completion: bool) -> dict[str, Any]:
+    values = source.values[group].tolist()
+    row = {"prompt": len(group), "images": group.tolist(), "values": values, "task": source.task.name}
+    return row | {"completion": values} if with_completion else row
+
+
+def make_dataset(
+    source: ImageSource,
+    indices: np.ndarray,
+    num_prompts: int,
+    mix: dict[int, float],
+    min_gap: float = 0.0,
+    seed: int = 0,
+    with_completion: bool = False,
+) -> Dataset:
+    """Prompts over some images of a source, lazy: images are opened when a row is read.
+
+    Args:
+        source: The images.
+        indices: Which of them, int [n], such as one split of
+            [`split_by_content`](rarl.datasets.sampling.split_by_content).
+        num_prompts: Number of rows.
+        mix: Weight of each number of images in a prompt; see [`sample_groups`](rarl.datasets.sampling.sample_groups).
+        min_gap: Least difference between any two values of a prompt.
+        seed: Seed of the groups.
+        with_completion: Whether to add the perfect answer as `completion`, for `SFTTrainer`. Give it
+            `SFTConfig(max_length=None)`, whose default cuts image tokens off long prompts.
+
+    Returns:
+        Rows with `prompt` (messages), `images` (PIL, prompt order), `values` (floats, prompt order), `task` (name).
+
+    Raises:
+        ValueError: If the groups are impossible; see [`sample_groups`](rarl.datasets.sampling.sample_groups).
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from rarl.datasets import load_source, make_dataset
+    >>> source = load_source("builtin", size=20)
+    >>> dataset = make_dataset(source, np.arange(20), num_prompts=3, mix={2: 1.0})
+    >>> dataset.column_names
+    ['prompt', 'images', 'values', 'task']
+    >>> len(dataset[0]["images"])
+    2
+    ```
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    groups = sample_groups(source.values[indices], num_prompts, mix, min_gap, seed)
+    rows = [_stored_row(source, indices[group], with_completion) for group in groups]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Dataset.from_dict(columns).with_transform(RowTransform(source))
+
+
+@dataclass(frozen=True)
+class _RowStream:
+    """What `IterableDataset` calls for its rows; one object, so that it pickles into data-loading workers."""
+
+    transform: RowTransform
+    indices: np.ndarray
+    num_prompts: int | None
+    mix: dict[int, float]
+    min_gap: float
+    seed: int
+    with_completion: bool
+
+    def groups(self) -> Iterator[np.ndarray]:
+        values = self.transform.source.values[self.indices]
+        return sample_groups(values, self.num_prompts, self.mix, self.min_gap, self.seed)
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        for group in self.groups():
+            stored = _stored_row(self.transform.source, self.indices[group], self.with_completion)
+            batch = self.transform({name: [value] for name, value in stored.items()})
+            yield {name: column[0] for name, column in batch.items()}
+
+
+def stream_dataset(
+    source: ImageSource,
+    indices: np.ndarray,
+    mix: dict[int, float],
+    num_prompts: int | None = None,
+    min_gap: float = 0.0,
+    seed: int = 0,
+    with_completion: bool = False,
+) -> IterableDataset:
+    """The rows of [`make_dataset`] as a stream, made one by one; without end if `num_prompts` is `None`.
+
+    Arguments and errors are those of [`make_dataset`]. Same arguments, same rows. Nothing grows with the number of
+    rows. A trainer needs `max_steps` with it.
+    """
+    stream = _RowStream(
+        RowTransform(source), np.asarray(indices, dtype=np.int64), num_prompts, mix, min_gap, seed, with_completion
+    )
+    stream.groups()  # Raises now what would otherwise be raised at the first row.
+    return IterableDataset.from_generator(stream)

@@ -1,0 +1,133 @@
+"""What every data source gives: values, names, bounded images, content hashes and sizes, each by position."""
+
+from abc import ABC, abstractmethod
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from rarl.datasets.images import UNREADABLE, ImageError, bound, bounded_size, pixel_bounds
+from rarl.task import OrdinalTask
+
+_DIGEST_BYTES = 16
+_LISTED = 10
+
+
+class ImageSource(ABC):
+    """Images with one value each, opened one at a time.
+
+    In memory are names, values and, once known, 16 bytes of hash and 8 of size per image. A source does not change
+    after it was made, except that it learns hashes and sizes; [`verify`] learns all of them in one pass.
+
+    To add a source, subclass: call `super().__init__`, implement [`name`] and [`read`], and list the class in
+    [`load_source`](rarl.datasets.load_source).
+
+    Args:
+        task: What the values measure.
+        values: Float [n], already checked against the task's range.
+        min_pixels: Least height times width that an image is resized to; `None` is 3136.
+        max_pixels: Largest height times width that an image is resized to; `None` is 12 845 056.
+
+    Raises:
+        ValueError: If there is no image, or the bounds contradict each other.
+    """
+
+    def __init__(
+        self, task: OrdinalTask, values: Any, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> None:
+        self.task = task
+        self.values = np.asarray(values, dtype=np.float64)
+        if not len(self.values):
+            raise ValueError(f"{type(self).__name__} for task {task.name!r} holds no images; wanted at least one.")
+        self.min_pixels, self.max_pixels = pixel_bounds(min_pixels, max_pixels)
+        self._digests = np.zeros((len(self.values), _DIGEST_BYTES), dtype=np.uint8)
+        # A height of 0 says that hash and size of the image are not known yet.
+        self._sizes = np.zeros((len(self.values), 2), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ImageSource":
+        # `datasets` deep-copies a dataset, transform and source included, whenever its columns change.
+        return self
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """File name of image `i`, for messages."""
+
+    @abstractmethod
+    def read(self, i: int) -> tuple[Image.Image, bytes]:
+        """Image `i` upright and in full size (RGB or RGBA), and the bytes that identify its content.
+
+        May raise any of `rarl.datasets.images.UNREADABLE`; the caller adds the name.
+        """
+
+    def where(self, i: int) -> str:
+        """Where image `i` comes from, as error messages begin."""
+        return self.name(i)
+
+    def load(self, i: int) -> Image.Image:
+        """Image `i` in RGB within the bounds.
+
+        Raises:
+            ImageError: If it cannot be read; the message names it.
+        """
+        try:
+            return bound(self.read(i)[0], self.min_pixels, self.max_pixels)
+        except UNREADABLE as error:
+            raise self._image_error(i, error) from error
+
+    def content_hash(self, i: int) -> str:
+        """Hash of the content of image `i` (32 hexadecimal digits), equal for equal files under different names."""
+        self._learn(i)
+        return self._digests[i].tobytes().hex()
+
+    def size(self, i: int) -> tuple[int, int]:
+        """`(height, width)` in pixels of `load(i)`, so as the processor will see it."""
+        self._learn(i)
+        return int(self._sizes[i, 0]), int(self._sizes[i, 1])
+
+    def _learn(self, i: int) -> None:
+        if self._sizes[i, 0]:
+            return
+        try:
+            image, content = self.read(i)
+            size = bounded_size(image.height, image.width, self.min_pixels, self.max_pixels)
+        except UNREADABLE as error:
+            raise self._image_error(i, error) from error
+        self._digests[i] = np.frombuffer(blake2b(content, digest_size=_DIGEST_BYTES).digest(), dtype=np.uint8)
+        self._sizes[i] = size
+
+    def _image_error(self, i: int, error: BaseException) -> ImageError:
+        return ImageError(f"{self.where(i)}: wanted a readable image, got {type(error).__name__}: {error}")
+
+
+def verify(source: ImageSource, progress: bool = True) -> None:
+    """Open and decode every image once, and keep its content hash and size in the source.
+
+    Args:
+        source: The images to check.
+        progress: Whether to draw a progress bar on stderr when that is a terminal.
+
+    Raises:
+        ImageError: If any image cannot be read; names the first ten and counts them all.
+    """
+    console = Console(stderr=True)
+    steps = track(
+        range(len(source)), "Checking images", console=console, disable=not (progress and console.is_terminal)
+    )
+    problems: list[str] = []
+    count = 0
+    for i in steps:
+        try:
+            source.size(i)
+        except ImageError as error:
+            count += 1
+            if count <= _LISTED:
+                problems.append(str(error))
+    if count:
+        more = f"\n... and {count - _LISTED} more" if count > _LISTED else ""
+        raise ImageError(f"{count} of {len(source)} images cannot be read:\n" + "\n".join(problems) + more)
