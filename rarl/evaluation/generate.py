@@ -46,9 +46,7 @@ def _reset_rope_deltas(model: Any) -> None:
 
 
 def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
-    texts = [
-        processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows
-    ]
+    texts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
     inputs = processor(
         text=texts,
         images=[list(row["images"]) for row in rows],

@@ -1,10 +1,37 @@
 """Reward curves from trainer logs."""
 
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 LogHistory = list[dict[str, Any]]
+
+
+def read_history(path: str | Path) -> LogHistory:
+    """The `log_history` of a run.
+
+    Args:
+        path: A `trainer_state.json`, or the output folder of a run: its own `trainer_state.json`, else the one of its
+            latest checkpoint, is read.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file holds no `log_history`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
+        checkpoints.sort(key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
+        candidates = [folder / "trainer_state.json" for folder in [path, *checkpoints]]
+        path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the trainer_state.json of a training run is wanted.")
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+        raise ValueError(f"{path} holds no log_history; the trainer_state.json of a training run is wanted.")
+    return state["log_history"]
 
 
 def reward_terms(history: LogHistory) -> list[str]:
@@ -14,16 +41,14 @@ def reward_terms(history: LogHistory) -> list[str]:
 
 
 def curve(history: LogHistory, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a key, over the entries that hold it."""
-    points = [(entry["step"], entry[key]) for entry in history if key in entry]
+    """Steps and values of a key, over the entries where it is finite: a term that no row of a step uses logs NaN."""
+    points = [(entry["step"], entry[key]) for entry in history if key in entry and math.isfinite(entry[key])]
     return [step for step, _ in points], [value for _, value in points]
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
     """Mean of each value and up to `window − 1` values before it."""
-    return [
-        sum(values[max(0, end - window) : end]) / (end - max(0, end - window)) for end in range(1, len(values) + 1)
-    ]
+    return [sum(values[max(0, end - window) : end]) / (end - max(0, end - window)) for end in range(1, len(values) + 1)]
 
 
 def term_title(key: str) -> str:

@@ -84,7 +84,9 @@ def one_image_metrics(
     return readable, strict
 
 
-def order_scores(completions: Sequence[str], values: Sequence[Sequence[float]], task: OrdinalTask) -> list[float | None]:
+def order_scores(
+    completions: Sequence[str], values: Sequence[Sequence[float]], task: OrdinalTask
+) -> list[float | None]:
     """Kendall τ per prompt in −1..1 (the accuracy reward); `None` where all true values are tied."""
     return accuracy_reward(list(completions), values=[list(row) for row in values], task=[task.name] * len(values))
 
@@ -169,7 +171,7 @@ def evaluate(
     Args:
         model: Vision-language model or `PeftModel`.
         processor: Its processor.
-        datasets: Number of images → rows (`prompt`, `images`, `values`) with that many images.
+        datasets: Number of images → `datasets.Dataset` of rows (`prompt`, `images`, `values`) with that many images.
         task: The task, or its name.
         batch_size: Prompts per batch.
         max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
@@ -180,5 +182,5 @@ def evaluate(
     values: dict[int, list[list[float]]] = {}
     for num_images, rows in datasets.items():
         completions[num_images] = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress)
-        values[num_images] = [list(rows[index]["values"]) for index in range(len(rows))]
+        values[num_images] = [list(truth) for truth in rows["values"]]
     return score(completions, values, task, constant)

@@ -1,8 +1,11 @@
 """Reports as a table in the terminal."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from rarl.evaluation import Report
+from rarl.evaluation.predict import Prediction
 
 TITLES = {"mae": "MAE ↓", "accuracy": "accuracy ↑", "srcc": "SRCC ↑"}
 
@@ -34,4 +37,15 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
         cells += [cell(report.get("tau", {}).get(count), strict.get("tau", {}).get(count)) for count in counts]
         rate = report.get("failure_rate")
         table.add_row(name, *cells, "–" if rate is None else f"{rate:.1%}")
+    return table
+
+
+def prediction_table(names: Sequence[str], prediction: Prediction, task: str) -> Table:
+    """Table of one prompt's images: name, value and rank, in prompt order; a dash where the answer says nothing."""
+    table = Table()
+    table.add_column("image")
+    table.add_column(task, justify="right")
+    table.add_column("rank", justify="right")
+    for name, value, rank in zip(names, prediction.values, prediction.ranks, strict=True):
+        table.add_row(name, "–" if value is None else f"{value:g}", "–" if rank is None else str(rank))
     return table

@@ -1,0 +1,15 @@
+"""The `rarl` command: one file a subcommand, which parses its arguments and calls the library."""
+
+import typer
+
+from rarl.cli.evaluate import evaluate
+from rarl.cli.predict import predict
+from rarl.cli.report import report
+
+app = typer.Typer(
+    help="Ranking-aware reinforcement learning for vision-language models that judge how much.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+for command in (evaluate, predict, report):
+    app.command()(command)

@@ -1,0 +1,27 @@
+"""Errors that a user can mend become one message instead of a traceback."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Show a `ValueError` (exit code 2) or `OSError` (missing file and the like, exit code 1) of a command plainly.
+
+    Any other exception is a defect, and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
+
+    return wrapped

@@ -1,0 +1,57 @@
+"""`rarl evaluate`: score a model on held-out images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarl.cli.errors import plain_errors
+from rarl.cli.options import Adapter, MaxNewTokens, MaxPixels, MinPixels, Model
+
+
+@plain_errors
+def evaluate(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Report to write (JSON).")],
+    adapter: Adapter = None,
+    source: Annotated[str, typer.Option(help="builtin, utkface or folder.")] = "builtin",
+    task: Annotated[str | None, typer.Option(help="Task of the values.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
+    size: Annotated[int, typer.Option(help="Number of built-in images.")] = 1000,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    num_images: Annotated[list[int], typer.Option(help="Images in a prompt; give it once for each number.")] = [  # noqa: B006
+        1,
+        2,
+        4,
+        8,
+    ],
+    num_prompts: Annotated[int, typer.Option(min=1, help="Prompts of each number of images.")] = 200,
+    min_gap: Annotated[float, typer.Option(help="Least difference between two values of a prompt.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the split; must be the one used in training.")] = 0,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
+    max_new_tokens: MaxNewTokens = 1024,
+) -> None:
+    """Score a model on held-out images, and write a report.
+
+    The baseline is the median value of the training split, predicted for every image.
+    """
+    from rich.console import Console
+
+    from rarl.datasets import load_source
+    from rarl.evaluation.heldout import heldout_prompts
+    from rarl.evaluation.protocol import evaluate as evaluate_model
+    from rarl.evaluation.reports import write_report
+    from rarl.evaluation.tables import report_table
+    from rarl.models import load_model
+
+    images = load_source(
+        source, task=task, folder=folder, csv=csv, size=size, seed=seed, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, seed)
+    loaded, processor = load_model(model, adapter)
+    report = evaluate_model(loaded, processor, datasets, images.task, batch_size, max_new_tokens, constant=median)
+    write_report(report, output)
+    Console().print(report_table({output.stem: report}, title=images.task.name))

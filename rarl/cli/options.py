@@ -1,0 +1,11 @@
+"""Options that several subcommands share."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(help="Folder or Hub id of the model; 'tiny' is the built-in one.")]
+Adapter = Annotated[str | None, typer.Option(help="Folder or Hub id of a LoRA adapter.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")]
+MinPixels = Annotated[int | None, typer.Option(help="Least height times width of an image.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest height times width of an image.")]

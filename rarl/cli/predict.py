@@ -1,0 +1,38 @@
+"""`rarl predict`: values and order of some images."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from rarl.cli.errors import plain_errors
+from rarl.cli.options import Adapter, MaxNewTokens, MaxPixels, MinPixels, Model
+
+
+@plain_errors
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files or URLs, asked about in one prompt.")],
+    model: Model,
+    task: Annotated[str, typer.Option(help="What to judge.")],
+    adapter: Adapter = None,
+    min_pixels: MinPixels = None,
+    max_pixels: MaxPixels = None,
+    max_new_tokens: MaxNewTokens = 1024,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Judge images: the value of each, and its rank (1 is the least)."""
+    from rich.console import Console
+
+    from rarl.evaluation.predict import open_image
+    from rarl.evaluation.predict import predict as predict_images
+    from rarl.evaluation.tables import prediction_table
+    from rarl.models import load_model
+
+    opened = [open_image(location, min_pixels, max_pixels) for location in images]
+    loaded, processor = load_model(model, adapter)
+    prediction = predict_images(loaded, processor, opened, task, max_new_tokens)
+    if as_json:
+        rows = zip(images, prediction.values, prediction.ranks, strict=True)
+        typer.echo(json.dumps([{"image": name, "value": value, "rank": rank} for name, value, rank in rows], indent=2))
+    else:
+        Console().print(prediction_table(images, prediction, task))

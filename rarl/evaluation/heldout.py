@@ -1,0 +1,43 @@
+"""Prompts over images that training never saw."""
+
+from typing import Any
+
+import numpy as np
+
+from rarl.datasets import ImageSource, make_dataset, split_by_content, verify
+
+
+def heldout_prompts(
+    source: ImageSource,
+    split: str = "test",
+    num_images: list[int] | tuple[int, ...] = (1, 2, 4, 8),
+    num_prompts: int = 200,
+    min_gap: float = 0.0,
+    seed: int = 0,
+) -> tuple[dict[int, Any], float]:
+    """Prompts over one split of a source, and the median value of its training split.
+
+    Args:
+        source: The images; verified here.
+        split: `"train"`, `"validation"` or `"test"`, of the default fractions of
+            [`split_by_content`](rarl.datasets.sampling.split_by_content).
+        num_images: Numbers of images in a prompt.
+        num_prompts: Prompts of each number.
+        min_gap: Least difference between any two values of a prompt.
+        seed: Seed of the split and of the groups; the split of a training run is reproduced by its seed.
+
+    Returns:
+        Number of images → rows, as [`evaluate`](rarl.evaluation.protocol.evaluate) takes them, and the median.
+
+    Raises:
+        ValueError: If the split is unknown, or the groups are impossible.
+    """
+    verify(source)
+    splits = split_by_content(source, seed=seed)
+    if split not in splits:
+        raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
+    datasets = {
+        number: make_dataset(source, splits[split], num_prompts, {number: 1.0}, min_gap, seed)
+        for number in sorted(set(num_images))
+    }
+    return datasets, float(np.median(source.values[splits["train"]]))

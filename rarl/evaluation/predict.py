@@ -1,0 +1,64 @@
+"""Values and ranks of images that nobody has labelled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from rarl.answer import parse_answer
+from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes
+from rarl.evaluation.generate import generate_answers
+from rarl.prompt import build_prompt
+from rarl.task import OrdinalTask, get_task
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of the images of one prompt.
+
+    Attributes:
+        text: The whole completion.
+        values: Predicted value per image, in prompt order; `None` for an image that the answer leaves out.
+        ranks: Place of each image in the answer's list, 1 for the least; `None` for an image that is left out.
+    """
+
+    text: str
+    values: list[float | None]
+    ranks: list[int | None]
+
+
+def open_image(location: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Image.Image:
+    """Image behind a path or URL, upright, in RGB, and within the bounds, as training data are.
+
+    Raises:
+        ImageError: If it cannot be read; the message names it.
+        ValueError: If the bounds contradict each other.
+    """
+    bounds = pixel_bounds(min_pixels, max_pixels)
+    try:
+        return bound(decode(read_bytes(location)), *bounds)
+    except UNREADABLE as error:
+        raise ImageError(f"{location}: wanted a readable image, got {type(error).__name__}: {error}") from error
+
+
+def predict(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    task: str | OrdinalTask,
+    max_new_tokens: int = 1024,
+) -> Prediction:
+    """Ask a model for `task` on some images in one prompt, greedily.
+
+    Raises:
+        ValueError: If no value can be read from the answer; the message holds the answer.
+    """
+    row = {"prompt": build_prompt(get_task(task), len(images)), "images": list(images)}
+    [text] = generate_answers(model, processor, [row], 1, max_new_tokens, progress=False)
+    answer = parse_answer(text, len(images))
+    if not answer.readable:
+        shown = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
+        raise ValueError(f"The model gave no readable answer within {max_new_tokens} tokens: {shown!r}.")
+    places = {image_id: place for place, (image_id, _) in enumerate(answer.items, start=1)}
+    return Prediction(text, answer.values(), [places.get(number) for number in range(1, len(images) + 1)])
