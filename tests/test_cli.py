@@ -73,8 +73,10 @@ def fails(code: int, *arguments: object) -> str:
     """The message of a call that must fail plainly: one error, no traceback."""
     result = call(*arguments)
     assert result.exit_code == code, result.output
-    assert result.stderr.startswith("Error: ") and "Traceback" not in result.output
-    return result.stderr
+    assert "Traceback" not in result.output
+    [message] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert result.stderr.endswith(message + "\n")
+    return message
 
 
 def test_predict_prints_values_and_ranks(model_folder: Path, pictures: list[str]) -> None:
