@@ -45,15 +45,19 @@ def _reset_rope_deltas(model: Any) -> None:
             module.rope_deltas = None
 
 
-def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
-    texts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
-    inputs = processor(
-        text=texts,
+def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]]) -> Any:
+    """Model inputs of rows with any numbers of images: tokens [b, s] padded on the left, patches of all images."""
+    return processor(
+        text=[processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows],
         images=[list(row["images"]) for row in rows],
         padding=True,
         padding_side="left",
         return_tensors="pt",
-    ).to(model.device)
+    )
+
+
+def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
+    inputs = batch_inputs(processor, rows).to(model.device)
     _reset_rope_deltas(model)
     tokens = model.generate(**inputs, generation_config=config)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from rarl import tiny
-from rarl.evaluation.generate import generate_answers, greedy_config
+from rarl.evaluation.generate import batch_inputs, generate_answers, greedy_config
 from rarl.prompt import build_prompt
 from rarl.task import get_task
 from rarl.vision_tokens import vision_token_ids
@@ -147,3 +147,18 @@ def test_no_rows_and_bad_batch_size(model: Any, processor: Any) -> None:
     assert answers(model, processor, []) == []
     with pytest.raises(ValueError, match="batch_size.*0"):
         answers(model, processor, make_rows([1]), batch_size=0)
+
+
+def test_prompts_are_the_tokens_that_training_sees(processor: Any) -> None:
+    from trl.data_utils import prepare_multimodal_messages
+
+    rows = make_rows([1, 4, 2])
+    inputs = batch_inputs(processor, rows)
+    for number, row in enumerate(rows):
+        messages = prepare_multimodal_messages(row["prompt"], images=row["images"])
+        single = processor.apply_chat_template(
+            [messages], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        ids = inputs["input_ids"][number][inputs["attention_mask"][number].bool()]
+        assert torch.equal(ids, single["input_ids"][0])
+    assert len(inputs["image_grid_thw"]) == 7
