@@ -36,7 +36,7 @@ def test_shipped_tasks(name: str, minimum: float, maximum: float, tolerance: flo
     ],
 )
 def test_refuses(change: dict[str, Any], message: str) -> None:
-    arguments = {"name": "rust", "rule": "rust", "minimum": 0, "maximum": 5, "tolerance": 1} | change
+    arguments: dict[str, Any] = {"name": "rust", "rule": "rust", "minimum": 0, "maximum": 5, "tolerance": 1} | change
     with pytest.raises(ValueError, match=message):
         OrdinalTask(**arguments)
 

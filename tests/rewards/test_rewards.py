@@ -7,7 +7,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -33,17 +33,17 @@ from rarl.task import OrdinalTask, get_task
 LOWEST = {"regression": 0.0, "length": 0.0, "consistency": -1.0, "accuracy": -1.0, "format": 0.0}
 
 
-def write(items: list[tuple[int, float]]) -> str:
+def write(items: Sequence[tuple[int, float]]) -> str:
     listed = [{"image_id": image_id, "value": value} for image_id, value in items]
     return f"<think>so</think><answer>{json.dumps(listed)}</answer>"
 
 
-def reward(name: str, text: Any, values: list[float], task: Any = "age") -> float | None:
+def reward(name: str, text: Any, values: Sequence[float], task: Any = "age") -> float | None:
     [number] = get_reward(name)([text], values=[values], task=[task])
     return number
 
 
-def all_five(text: str, values: list[float]) -> dict[str, float | None]:
+def all_five(text: str, values: Sequence[float]) -> dict[str, float | None]:
     return {name: reward(name, text, values) for name in REWARDS}
 
 
@@ -264,8 +264,8 @@ def test_reversing_the_list_reverses_both_taus(case: tuple[list[tuple[int, int]]
     items, values = case
     forward, backward = all_five(write(items), values), all_five(write(items[::-1]), values)
     for name in ("consistency", "accuracy"):
-        if forward[name] is not None:
-            assert backward[name] == pytest.approx(-forward[name])
+        number = forward[name]
+        assert backward[name] == (None if number is None else pytest.approx(-number))
 
 
 @given(answers(least=0), st.lists(st.tuples(st.integers(0, 2000), st.text(max_size=3)), max_size=6))
