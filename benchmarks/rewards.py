@@ -36,7 +36,7 @@ def make_answers(seed: int = 0) -> tuple[list[str], list[list[float]]]:
     for _ in range(NUM_ANSWERS):
         truth = [float(value) for value in rng.sample(range(int(TASK.maximum) + 1), NUM_IMAGES)]
         guesses = [min(max(round(value + rng.gauss(0, 8)), 0), int(TASK.maximum)) for value in truth]
-        order = sorted(range(NUM_IMAGES), key=lambda index: guesses[index] + rng.gauss(0, 8))  # noqa: B023
+        order = sorted(range(NUM_IMAGES), key=lambda index: guesses[index] + rng.gauss(0, 8))
         block = json.dumps([{"image_id": index + 1, "value": guesses[index]} for index in order])
         texts.append(f"<think>{list_reasoning(guesses, TASK)}</think><answer>{block}</answer>")
         values.append(truth)

@@ -19,6 +19,7 @@ INSTRUCTION = (
     "list is sorted correctly with strictly followed syntax."
 )
 
+
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from rarl.datasets.validation import check_uniform
@@ -65,8 +66,8 @@ class RARLConfig(GRPOConfig):
     rmo_importance: str = field(
         default="on_policy",
         metadata={
-            "help": "'on_policy': a mutated response has ratio 1 on its first update (biased: the policy did not sample "
-            "it). 'luffy': behaviour probability 1, shaped p / (p + rmo_luffy_gamma), no clip (arXiv:2504.14945)."
+            "help": "'on_policy': a mutated response has ratio 1 on its first update (biased, as the policy did not "
+            "sample it). 'luffy': behaviour probability 1, shaped p / (p + rmo_luffy_gamma), no clip (arXiv:2504.14945)."
         },
     )
     rmo_luffy_gamma: float = field(default=0.1, metadata={"help": "γ of the 'luffy' shaping."})
@@ -160,9 +161,10 @@ class RARLTrainer(GRPOTrainer):
             reward_funcs = list(REWARDS.values())
             args.reward_weights = weights() if args.reward_weights is None else args.reward_weights
         if args.rmo and any(kwargs.get(name) for name in ("tools", "rollout_func", "environment_factory")):
-            raise ValueError("RMO rewrites single-turn responses: set rmo=False to use tools, environments or rollouts.")
+            raise ValueError("RMO rewrites single-turn responses: set rmo=False with tools, environments or rollouts.")
         if train_dataset is not None:
-            check_uniform(train_dataset)
+            if isinstance(train_dataset, Dataset):  # the rows of a stream are not known beforehand
+                check_uniform(train_dataset)
             _check_columns(train_dataset.column_names, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.suppress_vision_tokens and self._is_vlm:

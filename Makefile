@@ -1,0 +1,37 @@
+# make demo · make test · make test-long · make bench: each does its own set-up in .venv
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export OMP_NUM_THREADS ?= $(shell nproc)
+export TOKENIZERS_PARALLELISM ?= false
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install demo test test-long bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is wanted, {sys.version.split()[0]} seen; give PYTHON=...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[deepspeed,test]'
+	touch $(STAMP)
+
+demo: install
+	bash recipes/demo.sh
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m 'not long'
+
+test-long: install
+	$(BIN)/python -m pytest -q
+
+bench: install
+	$(BIN)/python -m benchmarks.rewards
+
+clean:
+	rm -rf $(VENV) outputs build *.egg-info
