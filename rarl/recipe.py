@@ -1,0 +1,295 @@
+"""What every training recipe shares: its arguments, its data, its policy, and what it leaves behind.
+
+A recipe is a short script: parse, [`prepare_data`], [`load_policy`], train, [`finish`].
+"""
+
+import dataclasses
+import gc
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from peft import PeftModel
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, TrainingArguments
+from trl import ModelConfig, TrlParser, get_peft_config
+
+from rarl import tiny
+from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, verify
+from rarl.evaluation.protocol import evaluate
+from rarl.evaluation.reports import write_report
+from rarl.evaluation.tables import report_table
+from rarl.hub import push_adapter, write_model_card
+from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.models import check_folder, load_model
+from rarl.prompt import build_completion
+from rarl.task import TASKS, OrdinalTask, get_task, register_task
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class RecipeArguments:
+    """Data, task, starting point and evaluation of a training run."""
+
+    source: str = field(default="builtin", metadata={"help": "Data source: builtin, utkface or folder."})
+    folder: str | None = field(default=None, metadata={"help": "Folder of images (utkface, folder)."})
+    csv: str | None = field(default=None, metadata={"help": "CSV with the header file,value (folder)."})
+    size: int = field(default=2000, metadata={"help": "Number of images of the builtin source."})
+    data_seed: int = field(default=0, metadata={"help": "Seed of the builtin images and of the split."})
+    min_pixels: int | None = field(default=None, metadata={"help": "Least height times width of a loaded image."})
+    max_pixels: int | None = field(default=None, metadata={"help": "Largest height times width of a loaded image."})
+    task: str | None = field(default=None, metadata={"help": "Name of the task; a new name with task_rule defines one."})
+    task_rule: str | None = field(default=None, metadata={"help": "What is judged, e.g. 'rusted area in percent'."})
+    task_minimum: float | None = field(default=None, metadata={"help": "Smallest value."})
+    task_maximum: float | None = field(default=None, metadata={"help": "Largest value."})
+    task_tolerance: float | None = field(default=None, metadata={"help": "δ of the regression reward."})
+    task_integer: bool | None = field(default=None, metadata={"help": "Whether values are whole numbers."})
+    task_metric: str | None = field(default=None, metadata={"help": "One-image metric: mae, accuracy or srcc."})
+    num_images: list[int] = field(default_factory=lambda: [1], metadata={"help": "Numbers of images in a prompt."})
+    num_images_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each number of images; equal if not given."}
+    )
+    num_prompts: int = field(default=2000, metadata={"help": "Prompts in the training data."})
+    min_gap: float = field(default=0.0, metadata={"help": "Least difference between two values of a prompt."})
+    adapter: str | None = field(default=None, metadata={"help": "LoRA adapter to start from."})
+    weight_regression: float = field(default=1.0, metadata={"help": "α, weight of the regression reward."})
+    weight_ranking: float = field(default=1.0, metadata={"help": "β, weight of each ranking reward."})
+    weight_format: float = field(default=0.5, metadata={"help": "γ, weight of the format reward."})
+    eval_prompts: int = field(default=200, metadata={"help": "Test prompts of each number; 0 skips the evaluation."})
+    eval_num_images: list[int] = field(
+        default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Numbers of images in a test prompt."}
+    )
+    eval_batch_size: int = field(default=8, metadata={"help": "Test prompts in a batch."})
+    eval_max_new_tokens: int = field(default=1024, metadata={"help": "Longest test answer in tokens."})
+
+    def mix(self) -> dict[int, float]:
+        """Weight of each number of images.
+
+        Raises:
+            ValueError: If there are not as many weights as numbers.
+        """
+        shares = self.num_images_weights or [1.0] * len(self.num_images)
+        if len(shares) != len(self.num_images):
+            raise ValueError(f"num_images has {len(self.num_images)} numbers, num_images_weights {len(shares)}.")
+        return dict(zip(self.num_images, shares, strict=True))
+
+    def build_task(self) -> str | None:
+        """Name of the task, defined or changed first if any of the `task_…` arguments is given."""
+        changes = {
+            name: value
+            for name in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
+            if (value := getattr(self, f"task_{name}")) is not None
+        }
+        if not changes:
+            return self.task if self.task is None else get_task(self.task).name
+        if self.task is None:
+            raise ValueError(f"task_{next(iter(changes))} is given without task, the name of the task.")
+        if self.task in TASKS:
+            return register_task(dataclasses.replace(TASKS[self.task], **changes)).name
+        missing = [name for name in ("rule", "minimum", "maximum", "tolerance") if name not in changes]
+        if missing:
+            raise ValueError(f"The new task {self.task!r} also needs {', '.join(f'task_{name}' for name in missing)}.")
+        return register_task(OrdinalTask(name=self.task, **changes)).name
+
+
+def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[Any, RecipeArguments, ModelConfig]:
+    """Training arguments, recipe arguments and model arguments from `--config` (YAML) and flags.
+
+    Without `--config`, `default_config` is used, so that a recipe runs as it stands. Unknown flags and keys are errors.
+    """
+    arguments = sys.argv[1:]
+    if "--config" not in arguments:
+        arguments = ["--config", str(default_config), *arguments]
+    parser = TrlParser((config_type, RecipeArguments, ModelConfig))
+    return parser.parse_args_and_config(arguments)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a recipe; an error that the user can mend is one line, without a traceback."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"Error: {error}")
+
+
+@dataclass
+class Data:
+    """The images of a run and their splits."""
+
+    source: ImageSource
+    splits: dict[str, np.ndarray]
+    arguments: RecipeArguments
+
+    @property
+    def median(self) -> float:
+        """Median value of the training split: the constant prediction to beat."""
+        return float(np.median(self.source.values[self.splits["train"]]))
+
+    def train_dataset(self, with_completion: bool = False) -> Any:
+        """Training rows; with `completion`, the perfect answer, for supervised training."""
+        a = self.arguments
+        indices = self.splits["train"]
+        return make_dataset(self.source, indices, a.num_prompts, a.mix(), a.min_gap, a.data_seed, with_completion)
+
+    def test_datasets(self) -> dict[int, Any]:
+        """Test rows for each number of images: the ones that `rarl evaluate` builds from the same arguments."""
+        a = self.arguments
+        return {
+            number: make_dataset(
+                self.source, self.splits["test"], a.eval_prompts, {number: 1.0}, a.min_gap, a.data_seed
+            )
+            for number in sorted(set(a.eval_num_images))
+        }
+
+
+def prepare_data(arguments: RecipeArguments) -> Data:
+    """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
+    a = arguments
+    source = load_source(
+        a.source, a.build_task(), a.folder, a.csv, a.size, a.data_seed, a.min_pixels, a.max_pixels
+    )
+    verify(source)
+    data = Data(source, split_by_content(source, seed=a.data_seed), arguments)
+    if a.eval_prompts:
+        data.test_datasets()  # a group that cannot be drawn is found now, not after training
+    return data
+
+
+def model_path(model_args: ModelConfig) -> str:
+    """Folder or Hub id of the base model; `"tiny"`, the default, is the built-in one."""
+    name = model_args.model_name_or_path or "tiny"
+    name = tiny.path() if name == "tiny" else name
+    check_folder(name, "config.json", "a model is wanted")
+    return name
+
+
+def stage1_adapter(arguments: RecipeArguments, model_args: ModelConfig) -> str:
+    """The adapter that stage 2 starts from: the one given, else `outputs/rarl_stage1`, else the built-in one of the
+    tiny model.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = arguments.adapter
+    if found is None and (Path("outputs/rarl_stage1") / "adapter_config.json").is_file():
+        found = "outputs/rarl_stage1"
+    if found is None and model_path(model_args) == tiny.path():
+        found = tiny.adapter_path()
+    if found is None:
+        raise FileNotFoundError("Stage 2 starts from the adapter of stage 1: give --adapter, or run stage 1 first.")
+    check_folder(found, "adapter_config.json", "the adapter of stage 1 is wanted")
+    if PartialState().is_main_process:
+        print(f"Stage 2 starts from {found}.")
+    return found
+
+
+def check_lengths(data: Data, dataset: Any, path: str, processor: Any, max_completion_length: int) -> None:
+    """Refuse prompts that do not fit the model's context beside `max_completion_length` tokens."""
+    context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    check_context(dataset, processor, context, max_completion_length)
+
+
+def longest_reference(dataset: Any, data: Data, processor: Any) -> int:
+    """Tokens of the longest perfect answer in a dataset, end token included."""
+    texts = {build_completion(values, data.source.task) for values in dataset.with_format(None)["values"]}
+    return 1 + max(len(processor.tokenizer(text)["input_ids"]) for text in texts)
+
+
+def load_processor(path: str) -> Any:
+    """Processor of a model, padding and truncating on the left as GRPO needs it."""
+    return AutoProcessor.from_pretrained(path, padding_side="left", truncation_side="left")
+
+
+def load_policy(model_args: ModelConfig, training_args: Any, adapter: str | None = None) -> tuple[Any, Any]:
+    """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from)."""
+    options: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
+    if model_args.attn_implementation:
+        options["attn_implementation"] = model_args.attn_implementation
+    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(model_path(model_args), **options)
+    if adapter is not None:
+        plugin = training_args.deepspeed_plugin
+        # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
+        autocast = plugin is None or plugin.zero_stage != 3
+        return PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=autocast), None
+    if model_args.use_peft and model_args.lora_target_modules is None:
+        model_args.lora_target_modules = LANGUAGE_LORA_TARGETS  # type: ignore[assignment]  # a regular expression
+    return model, get_peft_config(model_args)
+
+
+def resume_from(training_args: TrainingArguments) -> str | bool | None:
+    """`resume_from_checkpoint` as `Trainer.train` takes it: a folder, or `true` for the newest checkpoint."""
+    value = training_args.resume_from_checkpoint
+    return True if str(value).lower() in ("true", "last") else value
+
+
+def finish(trainer: Any, data: Data, model_args: ModelConfig, stage: str) -> None:
+    """Save, evaluate and, with `--push_to_hub`, push what was trained.
+
+    The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
+    it back from there on the main process, so that what is scored is what was saved.
+    """
+    args, arguments = trainer.args, data.arguments
+    output_dir = Path(args.output_dir)
+    trainer.save_model(str(output_dir))
+    trainer.save_state()
+    is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
+    trainer.accelerator.wait_for_everyone()
+    main = trainer.accelerator.is_main_process
+    trainer.accelerator.end_training()
+    trainer.model = trainer.model_wrapped = None
+    del trainer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not main:
+        return
+    shutil.rmtree(output_dir / "ref", ignore_errors=True)  # the frozen reference; checkpoints keep theirs
+    path = model_path(model_args)
+    report = None
+    if arguments.eval_prompts:
+        if args.deepspeed is not None or PartialState().distributed_type.name == "DEEPSPEED":
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()  # or ZeRO-3 would partition the model that is loaded now
+        model, processor = load_model(*((path, str(output_dir)) if is_adapter else (str(output_dir), None)))
+        report = evaluate(
+            model,
+            processor,
+            data.test_datasets(),
+            data.source.task,
+            arguments.eval_batch_size,
+            arguments.eval_max_new_tokens,
+            constant=data.median,
+        )
+        write_report(report, output_dir / "report.json")
+        Console().print(report_table({stage: report}, title=data.source.task.name))
+    if is_adapter:
+        write_model_card(output_dir, path, data.source.task, stage, report)
+        if args.push_to_hub:
+            repo_id = args.hub_model_id or output_dir.name
+            push_adapter(output_dir, repo_id, private=bool(args.hub_private_repo))
+
+
+__all__: Sequence[str] = [
+    "Data",
+    "RecipeArguments",
+    "check_lengths",
+    "finish",
+    "load_policy",
+    "load_processor",
+    "longest_reference",
+    "model_path",
+    "parse",
+    "prepare_data",
+    "resume_from",
+    "run",
+    "stage1_adapter",
+]

@@ -1,0 +1,44 @@
+"""RARL, stage 2: prompts of 1, 2, 4 and 8 images, all five rewards, response mutation; starts from stage 1's adapter.
+
+accelerate launch recipes/rarl_stage2.py                                      # tiny model, built-in images
+accelerate launch recipes/rarl_stage2.py --config recipes/configs/rarl_stage2_qwen2_5_vl_3b.yaml --folder UTKFace
+
+The KL reference is the stage-1 policy: TRL copies the adapter that training starts from.
+"""
+
+from pathlib import Path
+
+from rarl.recipe import (
+    check_lengths,
+    finish,
+    load_policy,
+    load_processor,
+    model_path,
+    parse,
+    prepare_data,
+    resume_from,
+    run,
+    stage1_adapter,
+)
+from rarl.rewards import REWARDS, weights
+from rarl.trainer import RARLConfig, RARLTrainer
+
+
+def main() -> None:
+    training_args, arguments, model_args = parse(RARLConfig, Path(__file__).parent / "configs/rarl_stage2_tiny.yaml")
+    training_args.reward_weights = weights(
+        arguments.weight_regression, arguments.weight_ranking, arguments.weight_format
+    )
+    adapter = stage1_adapter(arguments, model_args)
+    data = prepare_data(arguments)
+    dataset = data.train_dataset()
+    processor = load_processor(model_path(model_args))
+    check_lengths(data, dataset, model_path(model_args), processor, training_args.max_completion_length)
+    model, _ = load_policy(model_args, training_args, adapter)
+    trainer = RARLTrainer(model, list(REWARDS.values()), training_args, dataset, processing_class=processor)
+    trainer.train(resume_from_checkpoint=resume_from(training_args))
+    finish(trainer, data, model_args, "stage2")
+
+
+if __name__ == "__main__":
+    run(main)
