@@ -60,7 +60,12 @@ def total_rewards(rewards: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 
 
 def attainable_maximum(rewards: np.ndarray, weights: Sequence[float]) -> float:
-    """Largest total reward of a group `[g, f]`: the weights of the terms that apply, each reward being at most 1."""
+    """Largest total reward of a group `[g, f]`: the weights of the terms that apply, each reward being at most 1.
+
+    An upper bound: consistency is τ-b, which ties in the true values keep below 1 (0 if all are equal), so a perfect
+    answer about two equal images earns 2.5 of 3.5 with the default weights. Such a group counts as stagnant below the
+    ceiling; mutating it is harmless, as its replaced response earns the same and advantages stay 0.
+    """
     applies = ~np.isnan(np.asarray(rewards, dtype=np.float64)).all(axis=0)
     return float(np.asarray(weights, dtype=np.float64)[applies].sum())
 

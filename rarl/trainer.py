@@ -5,6 +5,7 @@ file; `tests/test_trl_contract.py` fails when one of those methods moves.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ class RARLConfig(GRPOConfig):
     r"""Arguments of [`RARLTrainer`]: those of TRL's `GRPOConfig` and the ones below.
 
     With `rmo=False`, `suppress_vision_tokens=False` and `exact_zero_advantages=False` (and no `advantage_cap`), the
-    trainer is TRL's, step for step.
+    trainer is TRL's, step for step. `rmo_importance="luffy"` is the policy shaping of LUFFY (arXiv:2504.14945).
     """
 
     rmo: bool = field(
@@ -67,7 +68,7 @@ class RARLConfig(GRPOConfig):
         default="on_policy",
         metadata={
             "help": "'on_policy': a mutated response has ratio 1 on its first update (biased, as the policy did not "
-            "sample it). 'luffy': behaviour probability 1, shaped p / (p + rmo_luffy_gamma), no clip (arXiv:2504.14945)."
+            "sample it). 'luffy': behaviour probability 1, shaped p / (p + rmo_luffy_gamma), no clip."
         },
     )
     rmo_luffy_gamma: float = field(default=0.1, metadata={"help": "γ of the 'luffy' shaping."})
@@ -102,7 +103,8 @@ class RARLConfig(GRPOConfig):
             )
         if self.advantage_cap is not None and self.advantage_cap <= 0:
             raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
-        window = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
+        accumulation = self.gradient_accumulation_steps
+        window = math.lcm((self.steps_per_generation or 1) * self.num_iterations, accumulation) // accumulation
         if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % window:
             raise ValueError(
                 f"save_steps={self.save_steps:g} falls inside a generation window of {window} steps, whose buffered "
@@ -147,6 +149,10 @@ class RARLTrainer(GRPOTrainer):
     _tag_names = ["trl", "grpo", "rarl"]
     _name = "RARL"
     args: RARLConfig
+    model: Any
+    processing_class: Any
+    num_generations: int
+    max_completion_length: int
 
     def __init__(
         self,
@@ -220,9 +226,9 @@ class RARLTrainer(GRPOTrainer):
         local = len(output["advantages"])
         start = self.accelerator.process_index * local
         output["advantages"] = advantages[start : start + local]
-        for position, advantage in enumerate(reversed(advantages.tolist()), start=1):  # the table shows what is used
-            if position <= len(self._logs["advantages"]):
-                self._logs["advantages"][-position] = advantage
+        logged: Any = self._logs["advantages"]  # the table shows what is used
+        for position, advantage in enumerate(reversed(advantages.tolist()[-len(logged) :]), start=1):
+            logged[-position] = advantage
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         self._last_rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -236,6 +242,8 @@ class RARLTrainer(GRPOTrainer):
         )
         if self._rmo_active:
             completion_ids, logprobs = self._mutate(completion_ids, logprobs)
+        if self.args.rmo:  # in evaluation too: the table's columns must stay in step
+            self._log_completion_extra("mutated", self._mutated.tolist())
         return completion_ids, logprobs
 
     def _mutate(
@@ -279,7 +287,6 @@ class RARLTrainer(GRPOTrainer):
         metrics["rmo/reward_std_before"].append(float(totals.std(axis=1, ddof=1).mean()))
         metrics["rmo/mutated"].append(float(mutated))
         metrics["rmo/skipped"].append(float(skipped))
-        self._log_completion_extra("mutated", self._mutated.tolist())
         return completion_ids, logprobs
 
     def _choose(self, rewards: np.ndarray, reward_weights: Sequence[float]) -> np.ndarray:
@@ -307,7 +314,8 @@ class RARLTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._last_logps = result[0]
+        if self.args.rmo_importance == "luffy":
+            self._last_logps = result[0]  # of the loss's own forward pass, with its graph
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
