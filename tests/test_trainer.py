@@ -1,0 +1,500 @@
+"""RARLTrainer in TRL's training loop, on a tiny random model that has not learned to answer."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from transformers import AutoModelForImageTextToText
+from trl import GRPOConfig, GRPOTrainer
+
+from rarl import tiny
+from rarl.answer import parse_answer
+from rarl.datasets import load_source, make_dataset
+from rarl.prompt import build_completion
+from rarl.rewards import format_reward, regression_reward
+from rarl.task import get_task
+from rarl.trainer import RARLConfig, RARLTrainer
+from rarl.vision_tokens import vision_token_ids
+
+GROUP = 4
+LENGTH = 24
+PLAIN: dict[str, Any] = {"rmo": False, "suppress_vision_tokens": False, "exact_zero_advantages": False}
+Make = Callable[..., RARLTrainer]
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return tiny.build_processor()
+
+
+@pytest.fixture(scope="module")
+def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Loaded from a folder, since TRL loads the reference model from where the model came from."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    tiny.build_model(processor, width=64, layers=1, vision_layers=1).save_pretrained(folder)
+    return AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def make_rows(num_prompts: int = 8, num_images: int = 1) -> Dataset:
+    source = load_source("builtin", size=16)
+    return make_dataset(source, np.arange(16), num_prompts, {num_images: 1.0})
+
+
+def config(cls: type[GRPOConfig], folder: Path, **overrides: Any) -> Any:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 2 * GROUP,
+        "num_generations": GROUP,
+        "max_completion_length": LENGTH,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_steps": 1,
+        "logging_steps": 1,
+        "beta": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "seed": 3,
+    }
+    return cls(**{**settings, **overrides})
+
+
+@pytest.fixture
+def make(random_model: Any, processor: Any, tmp_path: Path) -> Make:
+    """Builds a trainer on a fresh copy of the random model, with stage 1's two rewards."""
+
+    def build(cls: Any = RARLTrainer, rows: Any = None, model: Any = None, init: Any = None, **overrides: Any) -> Any:
+        return cls(
+            model=copy.deepcopy(model or random_model),
+            reward_funcs=[regression_reward, format_reward],
+            args=config(GRPOConfig if cls is GRPOTrainer else RARLConfig, tmp_path, **overrides),
+            train_dataset=make_rows() if rows is None else rows,
+            processing_class=processor,
+            **(init or {}),
+        )
+
+    return build
+
+
+def steps(trainer: GRPOTrainer) -> list[dict[str, Any]]:
+    return [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
+def one_batch(trainer: RARLTrainer, training: bool = True) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of the first generation batch and what the trainer makes of them."""
+    trainer.model.train(training)
+    rows = next(iter(trainer.get_train_dataloader()))
+    return rows, trainer._generate_and_score_completions(rows)
+
+
+def replay(monkeypatch: pytest.MonkeyPatch, completions: list[list[int]], logprobs: list[list[float]] | None) -> None:
+    """Let the rollout return given completions; all that follows is TRL's and ours."""
+
+    def rollout(self: Any, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        return [list(ids) for ids in completions], logprobs and [list(row) for row in logprobs]
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", rollout)
+
+
+def encode(processor: Any, text: str) -> list[int]:
+    return [*processor.tokenizer.encode(text, add_special_tokens=False), processor.tokenizer.eos_token_id]
+
+
+def label(values: list[float]) -> str:
+    return build_completion(values, get_task("count"))
+
+
+def test_everything_off_is_trl_bit_for_bit(make: Make) -> None:
+    rewards = {"generation_kwargs": {}, "max_steps": 5, "beta": 0.04, "steps_per_generation": 2}
+    runs = []
+    for cls, settings in ((GRPOTrainer, rewards), (RARLTrainer, {**rewards, **PLAIN})):
+        trainer = make(cls, **settings)
+        # Random text earns nothing, so a reward that varies is needed for the parameters to move.
+        trainer.reward_funcs[0] = lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]
+        start = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        trainer.train()
+        runs.append((trainer, start))
+    (stock, start), (ours, _) = runs
+    timing = {"step_time"}
+    assert len(steps(stock)) == 5
+    for expected, found in zip(steps(stock), steps(ours), strict=True):
+        assert expected.keys() == found.keys()
+        for key in expected.keys() - timing:
+            assert expected[key] == found[key], key
+    moved = 0
+    for before, expected, found in zip(start, stock.model.parameters(), ours.model.parameters(), strict=True):
+        assert torch.equal(expected, found)
+        moved += not torch.equal(before, expected)
+    assert moved > 5
+
+
+@pytest.fixture(scope="module")
+def wrong_model(random_model: Any, processor: Any) -> Any:
+    """A copy fitted to answer 9, well formatted, whatever the prompt."""
+    model = copy.deepcopy(random_model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    row = make_rows(1)[0]
+    text = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+    answer = encode(processor, label([9.0]))
+    batch = processor(text=[text], images=[row["images"]], return_tensors="pt")
+    ids = torch.cat([batch["input_ids"], torch.tensor([answer])], dim=1)
+    batch |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in batch:
+        batch["mm_token_type_ids"] = torch.nn.functional.pad(batch["mm_token_type_ids"], (0, len(answer)))
+    labels = ids.clone()
+    labels[:, : -len(answer)] = -100
+    for _ in range(60):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.01, "the fixture did not learn its answer"
+    return model
+
+
+@pytest.mark.parametrize("rmo", [False, True])
+def test_equally_wrong_group_learns_only_with_rmo(make: Make, wrong_model: Any, rmo: bool) -> None:
+    # Every image shows 3, every response says 9, two tolerances off: half a point, for the format.
+    rows = Dataset.from_list([{**make_rows(1)[0], "values": [3.0]}] * 4)
+    trainer = make(
+        model=wrong_model,
+        rows=rows,
+        rmo=rmo,
+        rmo_probability=1.0,
+        rmo_keep_reasoning=False,
+        max_steps=30,
+        learning_rate=3e-3,
+        temperature=0.5,
+        reward_weights=[1.0, 0.5],
+    )
+    start = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    logged = steps(trainer)
+    if rmo:
+        assert logged[0]["grad_norm"] > 0
+        assert logged[0]["rmo/stagnant_fraction"] == 1.0
+        assert logged[0]["rmo/mutated"] == 2  # one in each of the batch's two groups
+        assert logged[0]["rmo/skipped"] == 0
+        assert logged[0]["rmo/reward_std_before"] == 0
+        assert logged[0]["rmo/reward_std_after"] == pytest.approx(1 / math.sqrt(GROUP))  # (1.5, 0.5, 0.5, 0.5)
+        assert logged[-1]["rmo/mutated"] == 0, "nothing is left to mutate once the group is right"
+        # Of the sampled responses themselves: evaluation mode mutates nothing.
+        assert sampled_reward(trainer) > 1.4
+    else:
+        assert all(entry["grad_norm"] == 0.0 for entry in logged)
+        for before, after in zip(start, trainer.model.parameters(), strict=True):
+            assert torch.equal(before, after)
+        assert sampled_reward(trainer) == 0.5
+
+
+def sampled_reward(trainer: RARLTrainer) -> float:
+    torch.manual_seed(0)
+    one_batch(trainer, training=False)
+    return trainer._total_rewards().mean().item()
+
+
+def test_unreadable_group_gets_a_gradient_only_with_rmo(make: Make) -> None:
+    for rmo in (False, True):
+        trainer = make(rmo=rmo, rmo_probability=1.0)
+        trainer.train()
+        assert (steps(trainer)[0]["grad_norm"] > 0) is rmo
+        assert steps(trainer)[0]["reward"] == (0.5 if rmo else 0.0)  # one of four earns 2
+
+
+def test_mutated_response_replaces_the_sampled_one_everywhere(make: Make, processor: Any) -> None:
+    # Generating for two optimiser steps makes TRL store old log-probabilities; beta makes it store reference ones.
+    trainer = make(rmo_probability=1.0, steps_per_generation=2, beta=0.1, scale_rewards="none")
+    rows, output = one_batch(trainer)
+    assert output["mutated"].view(-1, GROUP).sum(dim=1).tolist() == [1] * (len(rows) // GROUP)
+    lengths = output["completion_mask"].sum(dim=1)
+    logged = trainer._logs
+    assert list(logged["extra"]["mutated"]) == output["mutated"].tolist()
+    for index in output["mutated"].nonzero().flatten().tolist():
+        ids = output["completion_ids"][index, : lengths[index]].tolist()
+        assert ids == encode(processor, label(rows[index]["values"]))
+        assert logged["completion"][index][0]["content"] == label(rows[index]["values"])
+        assert [rewards[index] for rewards in logged["rewards"].values()] == [1.0, 1.0]
+    assert output["num_items_in_batch"] == lengths.sum()
+    metrics = trainer._metrics["train"]
+    assert metrics["completions/mean_length"] == [pytest.approx(lengths.float().mean().item())]
+
+    names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    with torch.no_grad():
+        expected, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+            output["completion_ids"].size(1),
+            **{name: output[name] for name in names if name in output},
+        )
+    mask = output["completion_mask"].bool()
+    for name in ("old_per_token_logps", "ref_per_token_logps"):
+        torch.testing.assert_close(output[name][mask], expected[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_mutation_keeps_the_sampled_reasoning(make: Make, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = encode(processor, '<think>é 汉</think><answer>[{"image_id": 1, "value": 99}]</answer>')
+    replay(monkeypatch, [wrong] * 2 * GROUP, None)
+    for keep in (True, False):
+        trainer = make(rmo_probability=1.0, max_completion_length=64, rmo_keep_reasoning=keep)
+        rows, output = one_batch(trainer)
+        for index, mutated in enumerate(output["mutated"].tolist()):
+            text = trainer._logs["completion"][index][0]["content"]
+            assert ("é 汉" in text) is (keep or not mutated)
+            assert (parse_answer(text, 1).values() == rows[index]["values"]) is mutated
+
+
+def test_reference_column_is_the_source_of_the_mutation(make: Make) -> None:
+    rows = [{**row, "reference": label([row["values"][0] + 1])} for row in make_rows()]
+    trainer = make(rows=Dataset.from_list(rows), rmo_probability=1.0, rmo_source="reference")
+    batch, output = one_batch(trainer)
+    for index in output["mutated"].nonzero().flatten().tolist():
+        assert trainer._logs["completion"][index][0]["content"] == batch[index]["reference"]
+
+
+def test_reference_that_does_not_fit_is_skipped_and_counted(make: Make, processor: Any) -> None:
+    fits = len(encode(processor, label([3.0])))
+    trainer = make(rmo_probability=1.0, max_completion_length=fits - 3)
+    _, output = one_batch(trainer)
+    assert not output["mutated"].any()
+    assert trainer._metrics["train"]["rmo/skipped"] == [2.0]
+    assert trainer._metrics["train"]["rmo/mutated"] == [0.0]
+    assert output["completion_mask"].sum(dim=1).max() <= fits - 3
+
+
+def test_no_mutation_in_evaluation(make: Make) -> None:
+    trainer = make(rmo_probability=1.0, init={"eval_dataset": make_rows(4)}, per_device_eval_batch_size=GROUP)
+    metrics = trainer.evaluate()
+    assert metrics["eval_reward"] == 0.0
+    assert not any("rmo" in key for key in metrics)
+    assert not any(trainer._logs["extra"]["mutated"])
+    assert len(trainer._logs["extra"]["mutated"]) == len(trainer._logs["prompt"])
+
+
+def test_sampling_logprobs_of_a_replaced_response_are_nan(
+    make: Make, processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = processor.tokenizer
+    completions = [encode(processor, "no" * (1 + index)) for index in range(2 * GROUP)]
+    logprobs = [[-0.5 - index] * len(ids) for index, ids in enumerate(completions)]
+    replay(monkeypatch, completions, logprobs)
+    trainer = make(rmo_probability=1.0)
+    rows, output = one_batch(trainer)
+    assert output["mutated"].sum() == 2
+    for index, mutated in enumerate(output["mutated"].tolist()):
+        length = int(output["completion_mask"][index].sum())
+        found = output["sampling_per_token_logps"][index, :length]
+        if mutated:
+            assert length == len(encode(processor, label(rows[index]["values"])))
+            assert found.isnan().all()
+        else:
+            assert output["completion_ids"][index, :length].tolist() == completions[index]
+            assert found.tolist() == logprobs[index]
+    assert tokenizer.eos_token_id == output["completion_ids"][0, int(output["completion_mask"][0].sum()) - 1]
+
+
+@pytest.mark.parametrize("given", [None, [7, 9]])
+def test_vision_tokens_are_suppressed(make: Make, processor: Any, given: list[int] | None) -> None:
+    trainer = make(generation_kwargs=given and {"suppress_tokens": given})
+    banned = {*vision_token_ids(processor), *(given or [])}
+    assert set(trainer.generation_config.suppress_tokens) == banned
+    # A model that wants nothing but vision tokens does not get them.
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[list(banned)] *= 50
+    _, output = one_batch(trainer)
+    assert not set(output["completion_ids"][~output["mutated"]].flatten().tolist()) & banned
+
+
+def set_rewards(monkeypatch: pytest.MonkeyPatch, trainer: RARLTrainer, totals: list[float]) -> None:
+    trainer.reward_funcs[0] = lambda completions, **_: totals
+    trainer.reward_funcs[1] = lambda completions, **_: [None] * len(completions)
+
+
+def test_tied_groups_get_advantages_of_exactly_zero(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    totals = [0.1, 0.1, 0.1 + 3e-8, 0.1, 0.0, 0.4, 0.2, 0.1]
+    noisy, exact = (make(rmo=False, exact_zero_advantages=switch) for switch in (False, True))
+    for trainer in (noisy, exact):
+        set_rewards(monkeypatch, trainer, totals)
+    _, with_noise = one_batch(noisy)
+    _, without = one_batch(exact)
+    assert with_noise["advantages"][:GROUP].any(), "nothing to remove"
+    assert without["advantages"][:GROUP].tolist() == [0.0] * GROUP
+    assert torch.equal(without["advantages"][GROUP:], with_noise["advantages"][GROUP:])
+    assert list(exact._logs["advantages"]) == without["advantages"].tolist()
+
+
+@pytest.mark.parametrize("cap", [None, 1.5])
+def test_one_replaced_response_of_eight(make: Make, cap: float | None) -> None:
+    trainer = make(rmo_probability=1.0, num_generations=8, per_device_train_batch_size=8, advantage_cap=cap)
+    _, output = one_batch(trainer)
+    assert output["mutated"].sum() == 1
+    high, low = 7 / math.sqrt(8), -1 / math.sqrt(8)
+    assert (round(high, 2), round(low, 2)) == (2.47, -0.35)
+    expected = torch.where(output["mutated"], min(high, cap or high), low)
+    torch.testing.assert_close(output["advantages"], expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo"])
+def test_luffy_loss(make: Make, loss_type: str) -> None:
+    trainer = make(rmo_probability=1.0, rmo_importance="luffy", rmo_luffy_gamma=0.2, loss_type=loss_type)
+    trainer.current_gradient_accumulation_steps = 1
+    _, output = one_batch(trainer)
+    loss = trainer._compute_loss(trainer.model, output)
+    loss.backward()
+    found = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+    trainer.model.zero_grad()
+    names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    logps, _, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model,
+        torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+        torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+        output["completion_ids"].size(1),
+        **{name: output[name] for name in names if name in output},
+    )
+    sums, lengths = [], []
+    for row, mutated, advantage, mask in zip(
+        logps, output["mutated"].tolist(), output["advantages"].tolist(), output["completion_mask"], strict=True
+    ):
+        row = row[: int(mask.sum())]
+        weight = row.exp() / (row.exp() + 0.2) if mutated else (row - row.detach()).exp()
+        sums.append(-advantage * weight.sum())
+        lengths.append(len(row))
+    expected = {
+        "grpo": sum(total / length for total, length in zip(sums, lengths, strict=True)) / len(sums),
+        "bnpo": sum(sums) / sum(lengths),
+        "dr_grpo": sum(sums) / (len(sums) * LENGTH),
+        "dapo": sum(sums) / sum(lengths),
+    }[loss_type]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    expected.backward()
+    gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_luffy_trains(make: Make) -> None:
+    trainer = make(rmo_probability=1.0, rmo_importance="luffy", max_steps=2, gradient_accumulation_steps=2)
+    trainer.train()
+    assert all(entry["grad_norm"] > 0 for entry in steps(trainer))
+
+
+def test_stage_two_defaults(random_model: Any, processor: Any, tmp_path: Path) -> None:
+    """All five rewards by default, in a batch that mixes one and two images, with low_reward as the trigger."""
+    source = load_source("builtin", size=16)
+    trainer = RARLTrainer(
+        model=copy.deepcopy(random_model),
+        args=config(
+            RARLConfig,
+            tmp_path,
+            max_completion_length=48,
+            rmo_trigger="low_reward",
+            rmo_num_replaced=2,
+            rmo_probability=1.0,
+            log_completions=True,
+            num_completions_to_print=0,
+        ),
+        train_dataset=make_dataset(source, np.arange(16), 8, {1: 1.0, 2: 1.0}, min_gap=1),
+        processing_class=processor,
+    )
+    assert trainer.reward_weights.tolist() == [1, 1, 1, 1, 0.5]
+    trainer.model.train()
+    rows = next(iter(trainer.get_train_dataloader()))
+    output = trainer._generate_and_score_completions(rows)
+    totals = trainer._total_rewards()
+    for index, row in enumerate(rows):
+        best = 1.5 if len(row["values"]) == 1 else 4.5
+        # τ of an unreadable answer is -1, which only prompts of several images have: 0 is not below 0.
+        assert bool(output["mutated"][index]) == (totals[index].item() == pytest.approx(best))
+    trainer.train()
+    assert (tmp_path / "completions").is_dir()
+
+
+def test_stream_of_rows(make: Make) -> None:
+    rows = list(make_rows(4))
+
+    def generate() -> Any:
+        yield from rows
+
+    trainer = make(rows=IterableDataset.from_generator(generate), rmo_probability=1.0)
+    trainer.train()
+    assert steps(trainer)[0]["rmo/mutated"] == 2
+
+
+def test_rows_with_and_without_images_are_refused(make: Make) -> None:
+    rows = [dict(row) for row in make_rows(2)]
+    rows[1]["images"] = []
+    with pytest.raises(ValueError, match=r"Row 0 has images and row 1 has none"):
+        make(rows=Dataset.from_list(rows))
+
+
+@pytest.mark.parametrize("column", ["values", "task"])
+def test_missing_column_is_named(make: Make, column: str) -> None:
+    with pytest.raises(ValueError, match=rf"lacks {column}; it has .*prompt"):
+        make(rows=make_rows().remove_columns(column))
+
+
+def test_reference_column_is_wanted_only_where_used(make: Make) -> None:
+    with pytest.raises(ValueError, match="lacks reference"):
+        make(rmo_source="reference")
+
+
+def test_tools_are_refused_with_rmo(make: Make) -> None:
+    def look(image: int) -> str:
+        """Look at an image.
+
+        Args:
+            image: Number of the image.
+        """
+        return str(image)
+
+    with pytest.raises(ValueError, match="RMO rewrites single-turn responses"):
+        make(init={"tools": [look]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rmo_trigger": "always"}, "trigger must be 'stagnant' or 'low_reward', got 'always'"),
+        ({"rmo_probability": 1.5}, r"probability must lie in 0\.\.1, got 1.5"),
+        ({"rmo_num_replaced": 0}, "at least 1 response of a group, got 0"),
+        ({"rmo_ceiling": -1}, r"ceiling must lie in 0\.\.1, got -1"),
+        ({"rmo_source": "oracle"}, "rmo_source must be one of ground_truth, reference, got 'oracle'"),
+        ({"rmo_importance": "off"}, "rmo_importance must be one of on_policy, luffy, got 'off'"),
+        ({"rmo_importance": "luffy", "loss_type": "cispo"}, "works with loss_type .*, got 'cispo'"),
+        ({"advantage_cap": 0.0}, "advantage_cap must be positive, got 0"),
+        (
+            {"save_strategy": "steps", "save_steps": 3, "steps_per_generation": 2},
+            "save_steps=3 falls inside a generation window of 2 steps.*multiple of 2",
+        ),
+        (
+            {"save_strategy": "steps", "save_steps": 2, "steps_per_generation": 3, "gradient_accumulation_steps": 2},
+            "generation window of 3 steps",
+        ),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(RARLConfig, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"save_steps": 4, "steps_per_generation": 2},
+        {"save_steps": 5, "steps_per_generation": 2, "gradient_accumulation_steps": 2},
+        {"save_steps": 6, "num_iterations": 3},
+        {"save_steps": 0.5, "steps_per_generation": 3},
+    ],
+)
+def test_saving_at_the_end_of_a_window_is_accepted(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert config(RARLConfig, tmp_path, save_strategy="steps", **settings).save_steps == settings["save_steps"]

@@ -1,0 +1,143 @@
+"""What RARLTrainer takes for granted about TRL's private parts; fails when one of them moves."""
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+
+from rarl.trainer import OVERRIDDEN, RARLTrainer
+
+SIGNATURES = {
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
+    "_get_per_token_logps_and_entropies": [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+        "pixel_values",
+        "image_grid_thw",
+        "num_images",
+        "pixel_attention_mask",
+        "spatial_shapes",
+        "num_tiles",
+        "image_sizes",
+        "token_type_ids",
+        "mm_token_type_ids",
+        "image_position_ids",
+    ],
+    "_compute_loss": ["self", "model", "inputs"],
+}
+
+ATTRIBUTES = [
+    "_tokenizer",
+    "_is_vlm",
+    "_logs",
+    "_metrics",
+    "_pending_extra_logs",
+    "_pending_metrics",
+    "_step",
+    "generation_kwargs",
+    "generation_config",
+    "reward_weights",
+    "multi_objective_aggregation",
+    "num_generations",
+    "max_completion_length",
+    "loss_type",
+    "use_vllm",
+    "vllm_generation",
+]
+
+SOURCE = inspect.getsource(GRPOTrainer)
+
+
+def source_of(method: str) -> str:
+    return inspect.getsource(inspect.unwrap(getattr(GRPOTrainer, method)))
+
+
+def test_table_covers_what_is_overridden() -> None:
+    assert sorted(SIGNATURES) == sorted(OVERRIDDEN)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name: str) -> None:
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_override_takes_the_same_positions(name: str) -> None:
+    theirs = inspect.signature(getattr(GRPOTrainer, name))
+    ours = inspect.signature(getattr(RARLTrainer, name))
+    required: list[Any] = [
+        parameter.name for parameter in theirs.parameters.values() if parameter.default is parameter.empty
+    ]
+    ours.bind(*required)  # raises TypeError if TRL's call would not fit
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attribute_is_set_by_trl(name: str) -> None:
+    assert re.search(rf"self\.{name}(: [^=]+)? = ", SOURCE), f"TRL no longer sets self.{name}"
+
+
+def test_accumulation_steps_are_those_of_the_loss() -> None:
+    assert "self.current_gradient_accumulation_steps" in source_of("_compute_loss")
+
+
+def test_completion_extras_are_logged_through_the_pending_dictionaries() -> None:
+    assert list(inspect.signature(GRPOTrainer._log_completion_extra).parameters) == ["self", "column", "values"]
+    assert "self._pending_extra_logs[column].extend(values)" in source_of("_log_completion_extra")
+    assert "self._pending_metrics[name].append(value)" in source_of("_log_metric")
+
+
+def test_scoring_gathers_once_and_last() -> None:
+    source = source_of("_calculate_rewards")
+    assert source.count("gather(rewards_per_func)") == 1
+    assert source.rstrip().endswith("return rewards_per_func")
+
+
+def test_generation_comes_before_decoding_masking_and_scoring() -> None:
+    generate = source_of("_generate")
+    assert generate.index("self._generate_single_turn(") < generate.index("batch_decode(completion_ids")
+    score = source_of("_generate_and_score_completions")
+    places = ["self._generate(", "self._get_per_token_logps_and_entropies(", "self._calculate_rewards("]
+    assert [score.index(place) for place in places] == sorted(score.index(place) for place in places)
+
+
+def test_missing_sampling_logprobs_get_no_correction() -> None:
+    assert "torch.nan_to_num(per_token_logps_diff, nan=0.0)" in source_of("_generate_and_score_completions")
+
+
+def test_generation_uses_the_configuration_that_is_edited() -> None:
+    source = source_of("_generate_single_turn")
+    assert "generation_config=self.generation_config" in source
+    assert "generation_kwargs=self.generation_kwargs" in source
+
+
+def test_vllm_reads_its_generation_kwargs_at_each_call() -> None:
+    assert "generation_kwargs" in inspect.signature(VLLMGeneration.__init__).parameters
+    assert "self.generation_kwargs = generation_kwargs" in inspect.getsource(VLLMGeneration.__init__)
+    generate = inspect.getsource(VLLMGeneration.generate)
+    assert "generation_kwargs.update(self.generation_kwargs)" in generate  # colocated
+    assert '"generation_kwargs": self.generation_kwargs' in generate  # server
+
+
+def test_loss_divides_the_token_normalizer_as_ours_does() -> None:
+    source = source_of("_compute_loss")
+    assert 'inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes' in source
+    assert "self.current_gradient_accumulation_steps / self.args.steps_per_generation" in source
+    assert "(per_token_loss.size(0) * self.max_completion_length)" in source
