@@ -168,9 +168,11 @@ class RARLTrainer(GRPOTrainer):
             args.reward_weights = weights() if args.reward_weights is None else args.reward_weights
         if args.rmo and any(kwargs.get(name) for name in ("tools", "rollout_func", "environment_factory")):
             raise ValueError("RMO rewrites single-turn responses: set rmo=False with tools, environments or rollouts.")
+        held_out = kwargs.get("eval_dataset")
+        for rows in (train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
+            if isinstance(rows, Dataset):  # the rows of a stream are not known beforehand
+                check_uniform(rows)
         if train_dataset is not None:
-            if isinstance(train_dataset, Dataset):  # the rows of a stream are not known beforehand
-                check_uniform(train_dataset)
             _check_columns(train_dataset.column_names, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.suppress_vision_tokens and self._is_vlm:

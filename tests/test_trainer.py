@@ -242,6 +242,19 @@ def test_mutated_response_replaces_the_sampled_one_everywhere(make: Make, proces
         torch.testing.assert_close(output[name][mask], expected[mask], rtol=1e-4, atol=1e-4)
 
 
+def test_resumed_run_mutates_as_the_whole_run_does(make: Make, tmp_path: Path) -> None:
+    # Nothing is learned, so that every group stays without a signal and the draws alone decide.
+    options = {"max_steps": 8, "learning_rate": 0.0, "gradient_accumulation_steps": 2, "steps_per_generation": 1}
+    options |= {"save_strategy": "steps", "save_steps": 4, "save_only_model": False}
+    whole, resumed = make(**options), make(**options)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    expected = [entry["rmo/mutated"] for entry in steps(whole)]
+    assert len(set(expected)) > 1
+    assert [entry["rmo/mutated"] for entry in steps(resumed)] == expected
+    assert resumed._logs["extra"]["mutated"] == whole._logs["extra"]["mutated"]
+
+
 def test_mutation_keeps_the_sampled_reasoning(make: Make, processor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = encode(processor, '<think>é 汉</think><answer>[{"image_id": 1, "value": 99}]</answer>')
     replay(monkeypatch, [wrong] * 2 * GROUP, None)
@@ -435,6 +448,15 @@ def test_rows_with_and_without_images_are_refused(make: Make) -> None:
     rows[1]["images"] = []
     with pytest.raises(ValueError, match=r"Row 0 has images and row 1 has none"):
         make(rows=Dataset.from_list(rows))
+
+
+def test_mixed_rows_are_refused_for_evaluation_too(make: Make) -> None:
+    rows = [dict(row) for row in make_rows(2)]
+    rows[1]["images"] = []
+    mixed = Dataset.from_list(rows)
+    for given in (mixed, {"held_out": mixed}):
+        with pytest.raises(ValueError, match=r"Row 0 has images and row 1 has none"):
+            make(init={"eval_dataset": given})
 
 
 @pytest.mark.parametrize("column", ["values", "task"])
