@@ -92,6 +92,11 @@ def test_ties_are_drawn_evenly() -> None:
     assert counts.min() > 200  # 250 expected, standard deviation 14
 
 
+def test_rounding_does_not_decide_between_ties() -> None:
+    low = MutationSettings("low_reward", probability=1.0, threshold=1.0)
+    assert {choose([0.3, 0.1 + 0.2], low, step)[0] for step in range(30)} == {0, 1}
+
+
 def test_probability_is_the_share_of_mutated_groups() -> None:
     share = np.mean([bool(choose([0.0] * 4, MutationSettings(probability=0.3), step)) for step in range(1000)])
     assert share == pytest.approx(0.3, abs=0.06)  # four standard deviations

@@ -285,6 +285,24 @@ def test_reference_that_does_not_fit_is_skipped_and_counted(make: Make, processo
     assert output["completion_mask"].sum(dim=1).max() <= fits - 3
 
 
+def test_what_rewards_log_is_logged_once(make: Make) -> None:
+    trainer = make(rmo_probability=1.0)
+
+    def noting(completions: list[Any], log_extra: Any, log_metric: Any, **_: Any) -> list[float]:
+        log_extra("note", [completion[0]["content"] for completion in completions])
+        nonlocal calls
+        calls += 1
+        log_metric("calls", calls)
+        return [0.0] * len(completions)
+
+    calls = 0
+    trainer.reward_funcs[1] = noting
+    one_batch(trainer)
+    notes = trainer._logs["extra"]["note"]
+    assert list(notes) == [completion[0]["content"] for completion in trainer._logs["completion"]]
+    assert trainer._metrics["train"]["calls"] == [2.0], "the mean of the scoring that counts, not of both"
+
+
 def test_no_mutation_in_evaluation(make: Make) -> None:
     trainer = make(rmo_probability=1.0, init={"eval_dataset": make_rows(4)}, per_device_eval_batch_size=GROUP)
     metrics = trainer.evaluate()
