@@ -132,7 +132,7 @@ def zero(request: pytest.FixtureRequest, base: str, tmp_path_factory: pytest.Tem
     for report in run.reports:
         assert report["zero_stage"] == request.param
         assert report["sharded_over"] == 2
-        assert report["partitioned"] == (report["num_parameters"] if request.param == 3 else 0)
+        assert report["halved"] == (report["num_parameters"] if request.param == 3 else 0)
     return run
 
 

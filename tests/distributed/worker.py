@@ -86,6 +86,12 @@ def main(base: str, output: str, spec_file: str) -> None:
     spec = json.loads(Path(spec_file).read_text())
     processor = AutoProcessor.from_pretrained(base)
     args = RARLConfig(output_dir=output, **spec["config"])
+    if args.deepspeed:
+        # On GPUs accelerate does it with the arguments; on a CPU it would come after the model, and ZeRO-3 loads the
+        # model in shards.
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     trainer = RecordingTrainer(
         model=base,
         args=args,
@@ -118,7 +124,11 @@ def main(base: str, output: str, spec_file: str) -> None:
         "collectives": trained_with,
         "zero_stage": engine.zero_optimization_stage() if is_deepspeed else None,
         "sharded_over": engine.dp_world_size if is_deepspeed else None,
-        "partitioned": sum(hasattr(parameter, "ds_tensor") and parameter.numel() == 0 for parameter in parameters),
+        # What a process keeps is half, though the whole may linger after a forward call.
+        "halved": sum(
+            hasattr(parameter, "ds_tensor") and parameter.ds_tensor.numel() == -(-parameter.ds_numel // 2)
+            for parameter in parameters
+        ),
         "num_parameters": len(parameters),
     }
     (Path(output) / f"report_{rank}.json").write_text(json.dumps(report))
