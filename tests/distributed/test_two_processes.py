@@ -90,10 +90,18 @@ def launch(base: str, output: Path, spec: dict[str, Any]) -> Run:
     }
     worker = str(Path(__file__).with_name("worker.py"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker]
-    done = subprocess.run(
-        [*command, base, str(output), str(spec_file)], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    log = output / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*command, base, str(output), str(spec_file)], env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            returncode = process.wait(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not killed: the launcher has to end its workers
+            process.wait()
+            pytest.fail(f"the processes wait for each other:\n{log.read_text()[-6000:]}")
+    assert returncode == 0, log.read_text()[-6000:]
     files = sorted(output.glob("report_*.json"))
     assert len(files) == 2, "the launcher did not start two processes"
     return Run(output, [json.loads(file.read_text()) for file in files])
