@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,10 +43,10 @@ class RecipeArguments:
     folder: str | None = field(default=None, metadata={"help": "Folder of images (utkface, folder)."})
     csv: str | None = field(default=None, metadata={"help": "CSV with the header file,value (folder)."})
     size: int = field(default=2000, metadata={"help": "Number of images of the builtin source."})
-    data_seed: int = field(default=0, metadata={"help": "Seed of the builtin images and of the split."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the builtin images and of the split."})
     min_pixels: int | None = field(default=None, metadata={"help": "Least height times width of a loaded image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest height times width of a loaded image."})
-    task: str | None = field(default=None, metadata={"help": "Name of the task; a new name with task_rule defines one."})
+    task: str | None = field(default=None, metadata={"help": "Name of the task; a new one needs task_rule."})
     task_rule: str | None = field(default=None, metadata={"help": "What is judged, e.g. 'rusted area in percent'."})
     task_minimum: float | None = field(default=None, metadata={"help": "Smallest value."})
     task_maximum: float | None = field(default=None, metadata={"help": "Largest value."})
@@ -108,8 +108,9 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     arguments = sys.argv[1:]
     if "--config" not in arguments:
         arguments = ["--config", str(default_config), *arguments]
-    parser = TrlParser((config_type, RecipeArguments, ModelConfig))
-    return parser.parse_args_and_config(arguments)
+    parser = TrlParser((config_type, RecipeArguments, ModelConfig))  # type: ignore[arg-type]  # a tuple of types
+    training_args, recipe_args, model_args = parser.parse_args_and_config(arguments)
+    return training_args, cast(RecipeArguments, recipe_args), cast(ModelConfig, model_args)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -137,14 +138,14 @@ class Data:
         """Training rows; with `completion`, the perfect answer, for supervised training."""
         a = self.arguments
         indices = self.splits["train"]
-        return make_dataset(self.source, indices, a.num_prompts, a.mix(), a.min_gap, a.data_seed, with_completion)
+        return make_dataset(self.source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
 
     def test_datasets(self) -> dict[int, Any]:
         """Test rows for each number of images: the ones that `rarl evaluate` builds from the same arguments."""
         a = self.arguments
         return {
             number: make_dataset(
-                self.source, self.splits["test"], a.eval_prompts, {number: 1.0}, a.min_gap, a.data_seed
+                self.source, self.splits["test"], a.eval_prompts, {number: 1.0}, a.min_gap, a.split_seed
             )
             for number in sorted(set(a.eval_num_images))
         }
@@ -153,11 +154,9 @@ class Data:
 def prepare_data(arguments: RecipeArguments) -> Data:
     """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
     a = arguments
-    source = load_source(
-        a.source, a.build_task(), a.folder, a.csv, a.size, a.data_seed, a.min_pixels, a.max_pixels
-    )
+    source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
     verify(source)
-    data = Data(source, split_by_content(source, seed=a.data_seed), arguments)
+    data = Data(source, split_by_content(source, seed=a.split_seed), arguments)
     if a.eval_prompts:
         data.test_datasets()  # a group that cannot be drawn is found now, not after training
     return data

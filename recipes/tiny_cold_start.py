@@ -1,4 +1,6 @@
-"""Makes the built-in tiny model: `python recipes/tiny_cold_start.py --output rarl/assets/tiny` (about 12 minutes, 2 cores).
+"""Makes the built-in tiny model, in about 12 minutes on two cores.
+
+python recipes/tiny_cold_start.py --output rarl/assets/tiny
 
 Supervised learning from random weights, in five phases: one image, then up to four, then up to eight, with true values;
 last a short phase on the labels of careless annotators, who miss each dot with probability 0.4 (and see a disc 0.4 too
@@ -117,7 +119,7 @@ def main(
     torch.manual_seed(seed)
     processor = tiny.build_processor()
     model: Any = tiny.build_model(processor)
-    phases = PHASES
+    phases: tuple[Phase, ...] = PHASES
     if start is not None:
         model, phases = type(model).from_pretrained(start), PHASES[-1:]
     model.train()
