@@ -17,6 +17,7 @@ from rarl import tiny
 from rarl.cli import app
 from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.generate import generate_answers
+from rarl.lora import LANGUAGE_LORA_TARGETS
 from rarl.models import load_model
 
 FIXED_ANSWER = '<answer>[{"image_id": 2, "value": 3}, {"image_id": 1, "value": 7}]</answer>'
@@ -120,10 +121,11 @@ def test_evaluate_writes_the_report(model_folder: Path, tmp_path: Path) -> None:
 
 def test_evaluate_with_an_adapter_of_a_folder_source(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
     base, processor = load_model(str(model_folder))
-    adapter = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapter = get_peft_model(base, LoraConfig(r=2, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False))
+    torch.manual_seed(0)
     for name, parameter in adapter.named_parameters():
         if "lora_" in name:
-            parameter.data.fill_(3.0)  # far enough from the base model to spoil its answer
+            parameter.data.normal_(std=3.0)  # far enough from the base model to spoil its answer
     adapter.save_pretrained(tmp_path / "adapter")
     source = load_source("builtin", task="count", size=40)
     lines = []

@@ -68,7 +68,7 @@ def test_groups_of_a_stream(processor: Any) -> None:
     source = BuiltinSource(size=10)
     check_groups(source, [[0, 1], [2]], processor, 4096, 256)
     with pytest.raises(ValueError, match=r"Row 0 \(count-0-0\.png, count-0-1\.png\).*2 of 2 rows"):
-        check_groups(source, [[0, 1], [2]], processor, 300, 256)
+        check_groups(source, [[0, 1], [2]], processor, 270, 256)
 
 
 def test_context_of_a_foreign_dataset_is_a_type_error(processor: Any) -> None:
