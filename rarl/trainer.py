@@ -4,7 +4,6 @@ The arithmetic lives in [`rarl.mutation`] and [`rarl.rewards`]. Whatever touches
 file; `tests/test_trl_contract.py` fails when one of those methods moves.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -354,11 +353,3 @@ def _check_columns(column_names: list[str] | None, args: RARLConfig) -> None:
             f"RMO needs the columns {', '.join(needed)}, the training data lacks {', '.join(missing)}; it has "
             f"{', '.join(column_names or [])}."
         )
-
-
-OVERRIDDEN = [
-    name
-    for name, member in vars(RARLTrainer).items()
-    if inspect.isfunction(member) and name != "__init__" and hasattr(GRPOTrainer, name)
-]
-"""Names of TRL's methods that [`RARLTrainer`] overrides."""

@@ -4,7 +4,6 @@ set -euo pipefail
 out=outputs/demo
 seed=${SEED:-0}
 mkdir -p "$out"
-export CUDA_DEVICE_ORDER=PCI_BUS_ID
 launch() { accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$@" --seed "$seed"; }
 
 rarl evaluate --model tiny --task count --size 2000 --batch-size 32 --max-new-tokens 128 --output "$out/cold_start/report.json"
