@@ -24,6 +24,7 @@ ADAPTER_FILES = (
     "adapter_model.safetensors",
     "README.md",
     "report.json",
+    "task.json",
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
@@ -107,9 +108,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
     text += [
         "## Use",
-        "```bash\n"
-        f"rarl predict --model {base} --adapter <this repository> --task {task.name} first.jpg second.jpg\n"
-        "```",
+        f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```",
     ]
     return ModelCard(f"---\n{data}\n---\n\n" + "\n\n".join(text) + "\n")
 

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rarl import tiny
+from rarl.task import TASK_FILE, OrdinalTask, read_task
 
 
 def check_folder(folder: str, wanted: str, hint: str) -> None:
@@ -16,6 +19,31 @@ def check_folder(folder: str, wanted: str, hint: str) -> None:
     if path.is_dir() and not (path / wanted).is_file():
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(f"{folder} holds no {wanted} ({hint}); it holds {names}.")
+
+
+def resolve_model(model_name_or_path: str | None) -> str:
+    """Folder or Hub id of a model; `"tiny"`, and none given, is the built-in one.
+
+    Raises:
+        FileNotFoundError: If it is a local folder without a model.
+    """
+    name = tiny.path() if model_name_or_path in (None, "tiny") else str(model_name_or_path)
+    check_folder(name, "config.json", "a model is wanted; a LoRA adapter goes on top of one")
+    return name
+
+
+def trained_task(folder_or_id: str) -> OrdinalTask | None:
+    """What an adapter or model trained by a recipe judges: the `task.json` beside it, in a folder or on the Hub.
+
+    `None` for a model that no recipe trained.
+    """
+    path = Path(folder_or_id) / TASK_FILE
+    if not Path(folder_or_id).is_dir() and folder_or_id != "tiny":
+        try:
+            path = Path(hf_hub_download(folder_or_id, TASK_FILE))
+        except (HFValidationError, EntryNotFoundError, RepositoryNotFoundError):
+            return None
+    return read_task(path) if path.is_file() else None
 
 
 def load_model(
@@ -35,8 +63,7 @@ def load_model(
         FileNotFoundError: If a local folder lacks `config.json` or, for an adapter, `adapter_config.json`.
         OSError: If the model is neither a folder nor to be had from the Hub.
     """
-    name = tiny.path() if model_name_or_path == "tiny" else model_name_or_path
-    check_folder(name, "config.json", "a model is wanted; a LoRA adapter goes on top of one")
+    name = resolve_model(model_name_or_path)
     if adapter is not None:
         check_folder(adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
     processor = AutoProcessor.from_pretrained(name)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
@@ -22,7 +21,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from rarl import tiny
-from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, verify
+from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content
+from rarl.evaluation.heldout import heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
@@ -30,7 +30,8 @@ from rarl.hub import push_adapter, write_model_card
 from rarl.lora import LANGUAGE_LORA_TARGETS
 from rarl.models import check_folder, load_model
 from rarl.prompt import build_completion
-from rarl.task import TASKS, OrdinalTask, get_task, register_task
+from rarl.rewards import get_reward
+from rarl.task import TASKS, OrdinalTask, get_task, register_task, save_task
 
 logger = get_logger(__name__)
 
@@ -60,6 +61,10 @@ class RecipeArguments:
     num_prompts: int = field(default=2000, metadata={"help": "Prompts in the training data."})
     min_gap: float = field(default=0.0, metadata={"help": "Least difference between two values of a prompt."})
     adapter: str | None = field(default=None, metadata={"help": "LoRA adapter to start from."})
+    rewards: list[str] | None = field(
+        default=None,
+        metadata={"help": "Rewards by name: regression, length (or graded_length), consistency, accuracy, format."},
+    )
     weight_regression: float = field(default=1.0, metadata={"help": "α, weight of the regression reward."})
     weight_ranking: float = field(default=1.0, metadata={"help": "β, weight of each ranking reward."})
     weight_format: float = field(default=0.5, metadata={"help": "γ, weight of the format reward."})
@@ -80,6 +85,12 @@ class RecipeArguments:
         if len(shares) != len(self.num_images):
             raise ValueError(f"num_images has {len(self.num_images)} numbers, num_images_weights {len(shares)}.")
         return dict(zip(self.num_images, shares, strict=True))
+
+    def reward_functions(self, default: Sequence[str]) -> tuple[list[Callable[..., Any]], list[float]]:
+        """The rewards, `default` if none are given, and their weights, as TRL takes them."""
+        names = self.rewards or list(default)
+        by_name = {"regression": self.weight_regression, "format": self.weight_format}
+        return [get_reward(name) for name in names], [by_name.get(name, self.weight_ranking) for name in names]
 
     def build_task(self) -> str | None:
         """Name of the task, defined or changed first if any of the `task_…` arguments is given."""
@@ -123,56 +134,39 @@ def run(main: Callable[[], None]) -> None:
 
 @dataclass
 class Data:
-    """The images of a run and their splits."""
+    """The images of a run, its training rows and its test rows.
+
+    Attributes:
+        source: All images.
+        train: Training rows; with `completion`, the perfect answer, for supervised training.
+        test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
+        median: Median value of the training split: the constant prediction to beat.
+    """
 
     source: ImageSource
-    splits: dict[str, np.ndarray]
-    arguments: RecipeArguments
-
-    @property
-    def median(self) -> float:
-        """Median value of the training split: the constant prediction to beat."""
-        return float(np.median(self.source.values[self.splits["train"]]))
-
-    def train_dataset(self, with_completion: bool = False) -> Any:
-        """Training rows; with `completion`, the perfect answer, for supervised training."""
-        a = self.arguments
-        indices = self.splits["train"]
-        return make_dataset(self.source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
-
-    def test_datasets(self) -> dict[int, Any]:
-        """Test rows for each number of images: the ones that `rarl evaluate` builds from the same arguments."""
-        a = self.arguments
-        return {
-            number: make_dataset(
-                self.source, self.splits["test"], a.eval_prompts, {number: 1.0}, a.min_gap, a.split_seed
-            )
-            for number in sorted(set(a.eval_num_images))
-        }
+    train: Any
+    test: dict[int, Any]
+    median: float
 
 
-def prepare_data(arguments: RecipeArguments) -> Data:
+def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
     """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
     a = arguments
     source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
-    verify(source)
-    data = Data(source, split_by_content(source, seed=a.split_seed), arguments)
-    if a.eval_prompts:
-        data.test_datasets()  # a group that cannot be drawn is found now, not after training
-    return data
+    numbers = a.eval_num_images if a.eval_prompts else []
+    test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
+    indices = split_by_content(source, seed=a.split_seed)["train"]
+    train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
+    return Data(source, train, test, median)
 
 
-def model_path(model_args: ModelConfig) -> str:
-    """Folder or Hub id of the base model; `"tiny"`, the default, is the built-in one."""
-    name = model_args.model_name_or_path or "tiny"
-    name = tiny.path() if name == "tiny" else name
-    check_folder(name, "config.json", "a model is wanted")
-    return name
-
-
-def stage1_adapter(arguments: RecipeArguments, model_args: ModelConfig) -> str:
+def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
     """The adapter that stage 2 starts from: the one given, else `outputs/rarl_stage1`, else the built-in one of the
     tiny model.
+
+    Args:
+        arguments: Their `adapter` goes first.
+        path: The base model, as [`resolve_model`](rarl.models.resolve_model) gives it.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -180,7 +174,7 @@ def stage1_adapter(arguments: RecipeArguments, model_args: ModelConfig) -> str:
     found = arguments.adapter
     if found is None and (Path("outputs/rarl_stage1") / "adapter_config.json").is_file():
         found = "outputs/rarl_stage1"
-    if found is None and model_path(model_args) == tiny.path():
+    if found is None and path == tiny.path():
         found = tiny.adapter_path()
     if found is None:
         raise FileNotFoundError("Stage 2 starts from the adapter of stage 1: give --adapter, or run stage 1 first.")
@@ -190,15 +184,15 @@ def stage1_adapter(arguments: RecipeArguments, model_args: ModelConfig) -> str:
     return found
 
 
-def check_lengths(data: Data, dataset: Any, path: str, processor: Any, max_completion_length: int) -> None:
-    """Refuse prompts that do not fit the model's context beside `max_completion_length` tokens."""
+def check_lengths(data: Data, path: str, processor: Any, max_completion_length: int) -> None:
+    """Refuse prompts that do not fit the context of the model at `path` beside `max_completion_length` tokens."""
     context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
-    check_context(dataset, processor, context, max_completion_length)
+    check_context(data.train, processor, context, max_completion_length)
 
 
-def longest_reference(dataset: Any, data: Data, processor: Any) -> int:
-    """Tokens of the longest perfect answer in a dataset, end token included."""
-    texts = {build_completion(values, data.source.task) for values in dataset.with_format(None)["values"]}
+def longest_reference(data: Data, processor: Any) -> int:
+    """Tokens of the longest perfect answer in the training rows, end token included."""
+    texts = {build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]}
     return 1 + max(len(processor.tokenizer(text)["input_ids"]) for text in texts)
 
 
@@ -207,12 +201,12 @@ def load_processor(path: str) -> Any:
     return AutoProcessor.from_pretrained(path, padding_side="left", truncation_side="left")
 
 
-def load_policy(model_args: ModelConfig, training_args: Any, adapter: str | None = None) -> tuple[Any, Any]:
+def load_policy(path: str, model_args: ModelConfig, training_args: Any, adapter: str | None = None) -> tuple[Any, Any]:
     """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from)."""
     options: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation
-    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(model_path(model_args), **options)
+    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **options)
     if adapter is not None:
         plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
@@ -229,13 +223,13 @@ def resume_from(training_args: TrainingArguments) -> str | bool | None:
     return True if str(value).lower() in ("true", "last") else value
 
 
-def finish(trainer: Any, data: Data, model_args: ModelConfig, stage: str) -> None:
+def finish(trainer: Any, data: Data, arguments: RecipeArguments, path: str, stage: str) -> None:
     """Save, evaluate and, with `--push_to_hub`, push what was trained.
 
     The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
     it back from there on the main process, so that what is scored is what was saved.
     """
-    args, arguments = trainer.args, data.arguments
+    args = trainer.args
     output_dir = Path(args.output_dir)
     trainer.save_model(str(output_dir))
     trainer.save_state()
@@ -251,9 +245,9 @@ def finish(trainer: Any, data: Data, model_args: ModelConfig, stage: str) -> Non
     if not main:
         return
     shutil.rmtree(output_dir / "ref", ignore_errors=True)  # the frozen reference; checkpoints keep theirs
-    path = model_path(model_args)
+    save_task(data.source.task, output_dir)
     report = None
-    if arguments.eval_prompts:
+    if data.test:
         if args.deepspeed is not None or PartialState().distributed_type.name == "DEEPSPEED":
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -262,7 +256,7 @@ def finish(trainer: Any, data: Data, model_args: ModelConfig, stage: str) -> Non
         report = evaluate(
             model,
             processor,
-            data.test_datasets(),
+            data.test,
             data.source.task,
             arguments.eval_batch_size,
             arguments.eval_max_new_tokens,
@@ -275,20 +269,3 @@ def finish(trainer: Any, data: Data, model_args: ModelConfig, stage: str) -> Non
         if args.push_to_hub:
             repo_id = args.hub_model_id or output_dir.name
             push_adapter(output_dir, repo_id, private=bool(args.hub_private_repo))
-
-
-__all__: Sequence[str] = [
-    "Data",
-    "RecipeArguments",
-    "check_lengths",
-    "finish",
-    "load_policy",
-    "load_processor",
-    "longest_reference",
-    "model_path",
-    "parse",
-    "prepare_data",
-    "resume_from",
-    "run",
-    "stage1_adapter",
-]

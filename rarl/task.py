@@ -4,8 +4,10 @@ A task is the one object that prompts, rewards, data sources and evaluation shar
 [`register_task`] and refer to it by name in data rows and on the command line.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 Metric = Literal["mae", "accuracy", "srcc"]
@@ -112,6 +114,27 @@ def get_task(task: str | OrdinalTask) -> OrdinalTask:
         return TASKS[task]
     except KeyError:
         raise ValueError(f"Unknown task {task!r}; registered tasks: {', '.join(sorted(TASKS))}.") from None
+
+
+TASK_FILE = "task.json"
+"""File beside a trained adapter or model that says what it judges."""
+
+
+def save_task(task: OrdinalTask, folder: str | Path) -> None:
+    """Write a task as `task.json` into an existing folder."""
+    (Path(folder) / TASK_FILE).write_text(json.dumps(asdict(task), indent=2) + "\n", encoding="utf-8")
+
+
+def read_task(path: str | Path) -> OrdinalTask:
+    """The task in a `task.json`, registered under its name.
+
+    Raises:
+        ValueError: If the file holds no task.
+    """
+    try:
+        return register_task(OrdinalTask(**json.loads(Path(path).read_text(encoding="utf-8"))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no ordinal task: {error}") from None
 
 
 register_task(OrdinalTask("age", "age in years", 0, 116, tolerance=10, integer=True, metric="mae"))

@@ -6,39 +6,33 @@ accelerate launch recipes/rarl_stage1.py --config recipes/configs/rarl_stage1_qw
 
 from pathlib import Path
 
+from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
     load_policy,
     load_processor,
-    model_path,
     parse,
     prepare_data,
     resume_from,
     run,
 )
-from rarl.rewards import format_reward, regression_reward
 from rarl.trainer import RARLConfig, RARLTrainer
 
 
 def main() -> None:
     training_args, arguments, model_args = parse(RARLConfig, Path(__file__).parent / "configs/rarl_stage1_tiny.yaml")
-    training_args.reward_weights = [arguments.weight_regression, arguments.weight_format]
+    rewards, training_args.reward_weights = arguments.reward_functions(["regression", "format"])
+    path = resolve_model(model_args.model_name_or_path)
     data = prepare_data(arguments)
-    dataset = data.train_dataset()
-    processor = load_processor(model_path(model_args))
-    check_lengths(data, dataset, model_path(model_args), processor, training_args.max_completion_length)
-    model, peft_config = load_policy(model_args, training_args, arguments.adapter)
+    processor = load_processor(path)
+    check_lengths(data, path, processor, training_args.max_completion_length)
+    model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = RARLTrainer(
-        model,
-        [regression_reward, format_reward],
-        training_args,
-        dataset,
-        processing_class=processor,
-        peft_config=peft_config,
+        model, rewards, training_args, data.train, processing_class=processor, peft_config=peft_config
     )
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, model_args, "stage1")
+    finish(trainer, data, arguments, path, "stage1")
 
 
 if __name__ == "__main__":

@@ -8,36 +8,34 @@ The KL reference is the stage-1 policy: TRL copies the adapter that training sta
 
 from pathlib import Path
 
+from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
     load_policy,
     load_processor,
-    model_path,
     parse,
     prepare_data,
     resume_from,
     run,
     stage1_adapter,
 )
-from rarl.rewards import REWARDS, weights
+from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
 
 def main() -> None:
     training_args, arguments, model_args = parse(RARLConfig, Path(__file__).parent / "configs/rarl_stage2_tiny.yaml")
-    training_args.reward_weights = weights(
-        arguments.weight_regression, arguments.weight_ranking, arguments.weight_format
-    )
-    adapter = stage1_adapter(arguments, model_args)
+    rewards, training_args.reward_weights = arguments.reward_functions(list(REWARDS))
+    path = resolve_model(model_args.model_name_or_path)
+    adapter = stage1_adapter(arguments, path)
     data = prepare_data(arguments)
-    dataset = data.train_dataset()
-    processor = load_processor(model_path(model_args))
-    check_lengths(data, dataset, model_path(model_args), processor, training_args.max_completion_length)
-    model, _ = load_policy(model_args, training_args, adapter)
-    trainer = RARLTrainer(model, list(REWARDS.values()), training_args, dataset, processing_class=processor)
+    processor = load_processor(path)
+    check_lengths(data, path, processor, training_args.max_completion_length)
+    model, _ = load_policy(path, model_args, training_args, adapter)
+    trainer = RARLTrainer(model, rewards, training_args, data.train, processing_class=processor)
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, model_args, "stage2")
+    finish(trainer, data, arguments, path, "stage2")
 
 
 if __name__ == "__main__":

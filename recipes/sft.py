@@ -8,13 +8,13 @@ from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
+from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
     load_policy,
     load_processor,
     longest_reference,
-    model_path,
     parse,
     prepare_data,
     resume_from,
@@ -24,17 +24,17 @@ from rarl.recipe import (
 
 def main() -> None:
     training_args, arguments, model_args = parse(SFTConfig, Path(__file__).parent / "configs/sft_tiny.yaml")
-    data = prepare_data(arguments)
-    dataset = data.train_dataset(with_completion=True)
-    processor = load_processor(model_path(model_args))
+    path = resolve_model(model_args.model_name_or_path)
+    data = prepare_data(arguments, with_completion=True)
+    processor = load_processor(path)
     training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, dataset, model_path(model_args), processor, longest_reference(dataset, data, processor))
-    model, peft_config = load_policy(model_args, training_args, arguments.adapter)
+    check_lengths(data, path, processor, longest_reference(data, processor))
+    model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = SFTTrainer(
-        model, training_args, train_dataset=dataset, processing_class=processor, peft_config=peft_config
+        model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
     )
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, model_args, "sft")
+    finish(trainer, data, arguments, path, "sft")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Report to write (JSON).")],
     adapter: Adapter = None,
     source: Annotated[str, typer.Option(help="builtin, utkface or folder.")] = "builtin",
-    task: Annotated[str | None, typer.Option(help="Task of the values.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task; by default what was trained.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
     size: Annotated[int, typer.Option(help="Number of built-in images.")] = 1000,
@@ -28,7 +28,7 @@ def evaluate(
     ],
     num_prompts: Annotated[int, typer.Option(min=1, help="Prompts of each number of images.")] = 200,
     min_gap: Annotated[float, typer.Option(help="Least difference between two values of a prompt.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the split; must be the one used in training.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Seed of images and split; the one used in training.")] = 0,
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
@@ -45,12 +45,11 @@ def evaluate(
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
     from rarl.evaluation.tables import report_table
-    from rarl.models import load_model
+    from rarl.models import load_model, trained_task
 
-    images = load_source(
-        source, task=task, folder=folder, csv=csv, size=size, seed=seed, min_pixels=min_pixels, max_pixels=max_pixels
-    )
-    datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, seed)
+    judged = task if task is not None else trained_task(adapter or model)
+    images = load_source(source, judged, folder, csv, size, split_seed, min_pixels, max_pixels)
+    datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, split_seed)
     loaded, processor = load_model(model, adapter)
     report = evaluate_model(loaded, processor, datasets, images.task, batch_size, max_new_tokens, constant=median)
     write_report(report, output)

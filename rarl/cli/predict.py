@@ -13,8 +13,8 @@ from rarl.cli.options import Adapter, MaxNewTokens, MaxPixels, MinPixels, Model
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs, asked about in one prompt.")],
     model: Model,
-    task: Annotated[str, typer.Option(help="What to judge.")],
     adapter: Adapter = None,
+    task: Annotated[str | None, typer.Option(help="What to judge; by default what the model was trained on.")] = None,
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
     max_new_tokens: MaxNewTokens = 1024,
@@ -26,13 +26,17 @@ def predict(
     from rarl.evaluation.predict import open_image
     from rarl.evaluation.predict import predict as predict_images
     from rarl.evaluation.tables import prediction_table
-    from rarl.models import load_model
+    from rarl.models import load_model, trained_task
+    from rarl.task import get_task
 
+    judged = get_task(task) if task is not None else trained_task(adapter or model)
+    if judged is None:
+        raise ValueError(f"{adapter or model} does not say what it judges: give --task.")
     opened = [open_image(location, min_pixels, max_pixels) for location in images]
     loaded, processor = load_model(model, adapter)
-    prediction = predict_images(loaded, processor, opened, task, max_new_tokens)
+    prediction = predict_images(loaded, processor, opened, judged, max_new_tokens)
     if as_json:
         rows = zip(images, prediction.values, prediction.ranks, strict=True)
         typer.echo(json.dumps([{"image": name, "value": value, "rank": rank} for name, value, rank in rows], indent=2))
     else:
-        Console().print(prediction_table(images, prediction, task))
+        Console().print(prediction_table(images, prediction, judged.name))

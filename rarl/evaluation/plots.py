@@ -83,7 +83,7 @@ def plot_curves(histories: dict[str, LogHistory], path: str | Path) -> None:
             steps, values = curve(history, term)
             colour = f"C{number}"
             axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            axis.plot(steps, running_mean(values, max(1, len(values) // 15)), color=colour, linewidth=1.8)
+            axis.plot(steps, running_mean(values, max(1, len(values) // 5)), color=colour, linewidth=1.8)
         axis.set_title(term_title(term))
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
