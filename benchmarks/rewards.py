@@ -2,13 +2,18 @@
 
 The obvious way is a regular expression for the tags, `json.loads`, and `scipy.stats.kendalltau` twice. It reads clean
 answers only, so both score clean answers: wrong values in a wrong order, true values without ties.
+
+In the same run, the share of a training step that rewards and the Response Mutation Operation take; see
+[`benchmarks.training_step`].
 """
 
 import argparse
+import contextlib
 import json
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,8 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
+from benchmarks.training_step import measure_step
 from rarl import answer
 from rarl.prompt import list_reasoning
+from rarl.recipe import run
 from rarl.rewards import REWARDS
 from rarl.task import get_task
 
@@ -105,17 +112,8 @@ def measure(repeats: int = 20) -> dict[str, float | int]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls; the median is reported")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats must be at least 1, got {arguments.repeats}")
-    figures = measure(arguments.repeats)
-    if arguments.json:
-        print(json.dumps(figures))
-        return
+def scoring_table(figures: dict[str, float | int]) -> Table:
+    """The figures of [`measure`]."""
     table = Table(title=f"{NUM_ANSWERS} answers about {NUM_IMAGES} images, parsed and scored with five rewards")
     table.add_column("")
     table.add_column("all, ms", justify="right")
@@ -123,8 +121,50 @@ def main() -> None:
     table.add_row("rarl.rewards", f"{figures['five_rewards_ms']:.1f}", f"{figures['per_answer_us']:.1f}")
     table.add_row("json + scipy", f"{figures['stock_ms']:.1f}", f"{figures['stock_ms'] / NUM_ANSWERS * 1e3:.1f}")
     table.caption = f"{figures['ratio']:.1f} times faster; largest difference {figures['max_abs_difference']:.1e}"
-    Console().print(table)
+    return table
+
+
+def step_table(figures: dict[str, float | int]) -> Table:
+    """The figures of [`measure_step`](benchmarks.training_step.measure_step)."""
+    step_ms = figures["step_ms"]
+    table = Table(title=f"A step of stage 2 on the tiny model, mean of {figures['steps']}")
+    table.add_column("")
+    table.add_column("ms", justify="right")
+    table.add_column("share of our step", justify="right")
+    for label, key in (
+        ("rewards", "rewards_ms_per_step"),
+        (f"RMO, {figures['mutated_per_step']:g} responses rewritten", "rmo_ms_per_step"),
+        ("RMO, one response rewritten in every group", "rmo_every_group_ms_per_step"),
+        ("whole step, RARLTrainer", "step_ms"),
+        ("whole step, GRPOTrainer", "stock_step_ms"),
+    ):
+        table.add_row(label, f"{figures[key]:.1f}", f"{figures[key] / step_ms:.2%}")
+    difference = figures["max_abs_difference_options_off"]
+    table.caption = f"With all options off, RARLTrainer and GRPOTrainer differ by at most {difference:.1e}"
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Time of the rewards, alone and, with RMO, as a share of a training step.",
+        epilog="Other flags go to the training step: those of recipes/rarl_stage2.py.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls; the median is reported")
+    parser.add_argument("--steps", type=int, default=3, help="timed training steps; the mean is reported")
+    arguments, flags = parser.parse_known_args()
+    for name in ("repeats", "steps"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    with contextlib.redirect_stdout(sys.stderr):  # libraries log to standard output, which is for the figures
+        step = measure_step(arguments.steps, *flags)
+        scoring = measure(arguments.repeats)
+    if arguments.json:
+        print(json.dumps(scoring | step))
+        return
+    Console().print(scoring_table(scoring), step_table(step))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
