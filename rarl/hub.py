@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HTTPError
 
 from rarl.evaluation import Report
 from rarl.task import OrdinalTask, get_task
@@ -135,22 +136,47 @@ def adapter_files(folder: str | Path) -> list[str]:
     return [name for name in ADAPTER_FILES if (folder / name).is_file()]
 
 
+def create_repository(repo_id: str, private: bool | None = True, token: str | None = None) -> str:
+    """Create a model repository if it is missing, and return its `user/name`.
+
+    Done before a training run, it shows a missing token or an unreachable Hub while nothing is lost.
+
+    Args:
+        repo_id: `user/name`, or `name` in the user's own namespace.
+        private: Whether a new repository is private; `None` is the Hub's default. An existing one stays as it is.
+        token: The token that `hf auth login` stored if not given.
+
+    Raises:
+        OSError: If the Hub does not allow it or cannot be reached.
+    """
+    try:
+        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
+    except (HTTPError, OSError) as error:
+        raise OSError(f"There is no writing to the repository {repo_id!r}: {error}") from error
+
+
 def push_adapter(
-    folder: str | Path, repo_id: str, private: bool = True, commit_message: str = "Upload the adapter"
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = True,
+    commit_message: str = "Upload the adapter",
+    token: str | None = None,
 ) -> CommitInfo:
     """Upload the `default` adapter of a training output folder in one commit; the repository is created if missing.
 
     Only the files named in `ADAPTER_FILES` leave the machine. If the adapter names its base model by a local path, the
-    uploaded `adapter_config.json` names the last part of it. The token is the one that `hf auth login` stored.
+    uploaded `adapter_config.json` names the last part of it.
 
     Args:
         folder: Output folder of a training run.
         repo_id: `user/name` on the Hub.
         private: Whether a new repository is private; an existing one stays as it is.
         commit_message: First line of the commit.
+        token: The token that `hf auth login` stored if not given.
 
     Raises:
         FileNotFoundError: If the folder holds no adapter.
+        OSError: If the Hub does not take it or cannot be reached; the folder stays as it is.
     """
     folder = Path(folder)
     sources: dict[str, Path | bytes] = {name: folder / name for name in adapter_files(folder)}
@@ -159,7 +185,9 @@ def push_adapter(
     if base and public_name(base) != base:
         config["base_model_name_or_path"] = public_name(base)
         sources[ADAPTER_FILES[0]] = json.dumps(config, indent=2, sort_keys=True).encode()
-    api = HfApi()
-    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo = create_repository(repo_id, private, token)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source) for name, source in sources.items()]
-    return api.create_commit(repo, operations, commit_message=commit_message)
+    try:
+        return HfApi(token=token).create_commit(repo, operations, commit_message=commit_message)
+    except (HTTPError, OSError) as error:
+        raise OSError(f"The adapter in {folder} could not be pushed to {repo!r}, and stays there: {error}") from error

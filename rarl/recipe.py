@@ -26,9 +26,9 @@ from rarl.evaluation.heldout import heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
-from rarl.hub import push_adapter, write_model_card
+from rarl.hub import create_repository, push_adapter, write_model_card
 from rarl.lora import LANGUAGE_LORA_TARGETS
-from rarl.models import check_folder, load_model
+from rarl.models import check_folder, load_model, trained_task
 from rarl.prompt import build_completion
 from rarl.rewards import get_reward
 from rarl.task import TASKS, OrdinalTask, get_task, register_task, save_task
@@ -79,11 +79,13 @@ class RecipeArguments:
         """Weight of each number of images.
 
         Raises:
-            ValueError: If there are not as many weights as numbers.
+            ValueError: If there are not as many weights as numbers, or a number comes twice.
         """
         shares = self.num_images_weights or [1.0] * len(self.num_images)
         if len(shares) != len(self.num_images):
             raise ValueError(f"num_images has {len(self.num_images)} numbers, num_images_weights {len(shares)}.")
+        if len(set(self.num_images)) < len(self.num_images):
+            raise ValueError(f"num_images wants each number once, with num_images_weights; got {self.num_images}.")
         return dict(zip(self.num_images, shares, strict=True))
 
     def reward_functions(self, default: Sequence[str]) -> tuple[list[Callable[..., Any]], list[float]]:
@@ -93,22 +95,30 @@ class RecipeArguments:
         return [get_reward(name) for name in names], [by_name.get(name, self.weight_ranking) for name in names]
 
     def build_task(self) -> str | None:
-        """Name of the task, defined or changed first if any of the `task_…` arguments is given."""
+        """Name of the task, defined or changed first if any of the `task_…` arguments is given.
+
+        The task of `adapter` is known by its name, and is the task if none is named.
+
+        Raises:
+            ValueError: If the task is not known, and its definition not given or not whole.
+        """
+        trained = None if self.adapter is None else trained_task(self.adapter)
+        name = self.task if self.task is not None or trained is None else trained.name
         changes = {
-            name: value
-            for name in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
-            if (value := getattr(self, f"task_{name}")) is not None
+            key: value
+            for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
+            if (value := getattr(self, f"task_{key}")) is not None
         }
         if not changes:
-            return self.task if self.task is None else get_task(self.task).name
-        if self.task is None:
+            return name if name is None else get_task(name).name
+        if name is None:
             raise ValueError(f"task_{next(iter(changes))} is given without task, the name of the task.")
-        if self.task in TASKS:
-            return register_task(dataclasses.replace(TASKS[self.task], **changes)).name
-        missing = [name for name in ("rule", "minimum", "maximum", "tolerance") if name not in changes]
+        if name in TASKS:
+            return register_task(dataclasses.replace(TASKS[name], **changes)).name
+        missing = [key for key in ("rule", "minimum", "maximum", "tolerance") if key not in changes]
         if missing:
-            raise ValueError(f"The new task {self.task!r} also needs {', '.join(f'task_{name}' for name in missing)}.")
-        return register_task(OrdinalTask(name=self.task, **changes)).name
+            raise ValueError(f"The new task {name!r} also needs {', '.join(f'task_{key}' for key in missing)}.")
+        return register_task(OrdinalTask(name=name, **changes)).name
 
 
 def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[Any, RecipeArguments, ModelConfig]:
@@ -121,6 +131,12 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
         arguments = ["--config", str(default_config), *arguments]
     parser = TrlParser((config_type, RecipeArguments, ModelConfig))  # type: ignore[arg-type]  # a tuple of types
     training_args, recipe_args, model_args = parser.parse_args_and_config(arguments)
+    if training_args.deepspeed_plugin is not None and training_args.use_cpu:
+        # On GPUs accelerate has done it by now; on CPUs it would come with the trainer, and ZeRO-3 loads the model in
+        # shards before.
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=training_args.ddp_backend or "gloo", auto_mpi_discovery=False)
     return training_args, cast(RecipeArguments, recipe_args), cast(ModelConfig, model_args)
 
 
@@ -128,7 +144,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a recipe; an error that the user can mend is one line, without a traceback."""
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
 
 
@@ -152,6 +168,8 @@ class Data:
 def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
     """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
     a = arguments
+    if a.adapter is not None:
+        check_folder(a.adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
     source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
@@ -178,7 +196,6 @@ def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
         found = tiny.adapter_path()
     if found is None:
         raise FileNotFoundError("Stage 2 starts from the adapter of stage 1: give --adapter, or run stage 1 first.")
-    check_folder(found, "adapter_config.json", "the adapter of stage 1 is wanted")
     if PartialState().is_main_process:
         print(f"Stage 2 starts from {found}.")
     return found
@@ -223,8 +240,31 @@ def resume_from(training_args: TrainingArguments) -> str | bool | None:
     return True if str(value).lower() in ("true", "last") else value
 
 
-def finish(trainer: Any, data: Data, arguments: RecipeArguments, path: str, stage: str) -> None:
-    """Save, evaluate and, with `--push_to_hub`, push what was trained.
+def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, arguments: RecipeArguments) -> str | None:
+    """The repository of `--push_to_hub`, created if it is missing; `None` without that flag.
+
+    The flag is taken off `training_args`: with it, a trainer pushes whole output folders, checkpoints and all, while
+    [`finish`] pushes the adapter.
+
+    Raises:
+        ValueError: If no adapter is trained.
+        OSError: If the Hub does not allow it or cannot be reached.
+    """
+    if not training_args.push_to_hub:
+        return None
+    training_args.push_to_hub = False
+    if not model_args.use_peft and arguments.adapter is None:
+        raise ValueError("push_to_hub pushes LoRA adapters, and use_peft is false; wanted use_peft, or no push_to_hub.")
+    repository = training_args.hub_model_id or Path(str(training_args.output_dir)).name
+    if not PartialState().is_main_process:
+        return repository  # an error on the main process ends the others
+    return create_repository(repository, training_args.hub_private_repo, training_args.hub_token)
+
+
+def finish(
+    trainer: Any, data: Data, arguments: RecipeArguments, path: str, stage: str, repository: str | None = None
+) -> None:
+    """Save, evaluate and, if there is a `repository` on the Hub, push what was trained.
 
     The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
     it back from there on the main process, so that what is scored is what was saved.
@@ -266,6 +306,5 @@ def finish(trainer: Any, data: Data, arguments: RecipeArguments, path: str, stag
         Console().print(report_table({stage: report}, title=data.source.task.name))
     if is_adapter:
         write_model_card(output_dir, path, data.source.task, stage, report)
-        if args.push_to_hub:
-            repo_id = args.hub_model_id or output_dir.name
-            push_adapter(output_dir, repo_id, private=bool(args.hub_private_repo))
+        if repository is not None:
+            push_adapter(output_dir, repository, args.hub_private_repo, token=args.hub_token)

@@ -10,6 +10,7 @@ from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
+    hub_repository,
     load_policy,
     load_processor,
     parse,
@@ -27,12 +28,13 @@ def main() -> None:
     data = prepare_data(arguments)
     processor = load_processor(path)
     check_lengths(data, path, processor, training_args.max_completion_length)
+    repository = hub_repository(training_args, model_args, arguments)
     model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = RARLTrainer(
         model, rewards, training_args, data.train, processing_class=processor, peft_config=peft_config
     )
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, arguments, path, "stage1")
+    finish(trainer, data, arguments, path, "stage1", repository)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
+    hub_repository,
     load_policy,
     load_processor,
     parse,
@@ -28,14 +29,15 @@ def main() -> None:
     training_args, arguments, model_args = parse(RARLConfig, Path(__file__).parent / "configs/rarl_stage2_tiny.yaml")
     rewards, training_args.reward_weights = arguments.reward_functions(list(REWARDS))
     path = resolve_model(model_args.model_name_or_path)
-    adapter = stage1_adapter(arguments, path)
+    arguments.adapter = stage1_adapter(arguments, path)
     data = prepare_data(arguments)
     processor = load_processor(path)
     check_lengths(data, path, processor, training_args.max_completion_length)
-    model, _ = load_policy(path, model_args, training_args, adapter)
+    repository = hub_repository(training_args, model_args, arguments)
+    model, _ = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = RARLTrainer(model, rewards, training_args, data.train, processing_class=processor)
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, arguments, path, "stage2")
+    finish(trainer, data, arguments, path, "stage2", repository)
 
 
 if __name__ == "__main__":

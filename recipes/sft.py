@@ -12,6 +12,7 @@ from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
     finish,
+    hub_repository,
     load_policy,
     load_processor,
     longest_reference,
@@ -29,12 +30,13 @@ def main() -> None:
     processor = load_processor(path)
     training_args.max_length = None  # truncation would cut image tokens
     check_lengths(data, path, processor, longest_reference(data, processor))
+    repository = hub_repository(training_args, model_args, arguments)
     model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = SFTTrainer(
         model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
     )
     trainer.train(resume_from_checkpoint=resume_from(training_args))
-    finish(trainer, data, arguments, path, "sft")
+    finish(trainer, data, arguments, path, "sft", repository)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class HubServer(ThreadingHTTPServer):
         self.visibility: dict[str, str | None] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
+        self.is_full = False  # takes no commits
 
     @property
     def url(self) -> str:
@@ -92,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, data = self._path(), self._body()
+        if not self.headers.get("Authorization"):
+            return self._reply({"error": "Invalid username or password."}, 401)
         if path == "/api/repos/create":
             return self._create(json.loads(data))
         if path == "/api/validate-yaml":
@@ -102,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
             repo, action = match.groups()
             if repo not in self.server.repos:
                 return self._missing("RepoNotFound")
-            return self._preupload(repo, json.loads(data)) if action == "preupload" else self._commit(repo, data)
+            if action == "preupload":
+                return self._preupload(repo, json.loads(data))
+            return self._reply({"error": "out of space"}, 403) if self.server.is_full else self._commit(repo, data)
         self._missing("EntryNotFound")
 
     def _create(self, request: dict[str, Any]) -> None:
