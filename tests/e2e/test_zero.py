@@ -1,0 +1,86 @@
+"""Stage 2 as a user starts it with DeepSpeed, in two processes on the CPU."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rarl import tiny
+from tests.e2e.launching import ROOT, SHORT, start, succeeded
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def launch(folder: Path, stage: int) -> Path:
+    """Three steps, groups across both processes; returns the output folder."""
+    zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
+    names = ("gradient_accumulation_steps", "gradient_clipping", "train_batch_size", "train_micro_batch_size_per_gpu")
+    (folder / "zero.json").write_text(json.dumps({"zero_optimization": zero} | dict.fromkeys(names, "auto")))
+    # `accelerate launch --cpu` starts one process, whatever it is asked for.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "recipes/rarl_stage2.py"), *SHORT, "--per_device_train_batch_size", "4"]
+    command += ["--use_cpu", "true", "--deepspeed", "zero.json", "--output_dir", "output", "--warmup_steps", "0"]
+    command += ["--num_images", "1", "2", "--eval_num_images", "1", "2", "--logging_steps", "1"]
+    command += ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "3"]
+    # DeepSpeed compiles its communication on first use, and looks for ninja on the path.
+    result = start(
+        command, folder, DS_ACCELERATOR="cpu", PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    assert "Stage 2 starts from" in succeeded(result).stdout
+    assert result.stdout.count("Stage 2 starts from") == 1, "the second process is a run of its own"
+    assert result.stdout.count("in brackets") == 1, "wanted one report"
+    return folder / "output"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Output folder of each ZeRO stage."""
+    pytest.importorskip("deepspeed")
+    if shutil.which("g++") is None:
+        pytest.skip("DeepSpeed compiles its CPU communication with g++")
+    return {stage: launch(tmp_path_factory.mktemp(f"zero{stage}"), stage) for stage in (2, 3)}
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_processes_leave_one_adapter_and_one_report(outputs: dict[int, Path], stage: int) -> None:
+    output = outputs[stage]
+    sharded = {2: "optim_states", 3: "model_states"}[stage]
+    for rank in (0, 1):
+        assert (output / f"checkpoint-3/global_step3/zero_pp_rank_{rank}_mp_rank_00_{sharded}.pt").is_file()
+    policy, trained = load_file(Path(tiny.adapter_path()) / WEIGHTS), load_file(output / WEIGHTS)
+    assert {name: tensor.shape for name, tensor in trained.items()} == {
+        name: tensor.shape for name, tensor in policy.items()
+    }
+    assert all(not trained[name].equal(policy[name]) for name in policy), "an adapted layer did not move"
+    assert not (output / "ref").exists()
+    report = json.loads((output / "report.json").read_text())
+    assert report["num_prompts"] == {"1": 4, "2": 4}
+    assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_kl_reference_is_the_stage1_policy(outputs: dict[int, Path]) -> None:
+    """ZeRO-2 writes it down; ZeRO-3 leaves frozen weights out of its checkpoints, but measures the same KL to it."""
+    policy = load_file(Path(tiny.adapter_path()) / WEIGHTS)
+    reference = load_file(outputs[2] / "checkpoint-3/ref" / WEIGHTS)
+    assert all(reference[name].equal(policy[name]) for name in policy)
+    kl = {
+        stage: [entry["kl"] for entry in json.loads((output / "trainer_state.json").read_text())["log_history"][:3]]
+        for stage, output in outputs.items()
+    }
+    assert kl[2][0] == pytest.approx(0, abs=1e-6) and kl[2][2] > 1e-4
+    assert kl[3] == pytest.approx(kl[2], rel=1e-2, abs=1e-6)
+
+
+def test_zero3_learns_what_zero2_learns(outputs: dict[int, Path]) -> None:
+    """Sharding the weights changes nothing but rounding, which Adam enlarges where a gradient is next to zero: the
+    weights are apart by a hundredth of the way that they went at most, on average."""
+    policy = load_file(Path(tiny.adapter_path()) / WEIGHTS)
+    second, third = (load_file(outputs[stage] / WEIGHTS) for stage in (2, 3))
+    moved = torch.cat([(second[name] - policy[name]).flatten() for name in policy])
+    apart = torch.cat([(second[name] - third[name]).flatten() for name in policy])
+    assert apart.abs().mean() < 0.01 * moved.abs().mean()

@@ -1,0 +1,294 @@
+"""What the recipes share: their arguments, where they start from, what they leave behind."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from transformers import TrainingArguments
+from trl import ModelConfig
+
+from rarl import tiny
+from rarl.models import resolve_model, trained_task
+from rarl.recipe import (
+    RecipeArguments,
+    hub_repository,
+    longest_reference,
+    parse,
+    prepare_data,
+    resume_from,
+    run,
+    stage1_adapter,
+)
+from rarl.rewards import REWARDS, graded_length_reward, weights
+from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
+from rarl.trainer import RARLConfig
+from tests.hub_server import HubServer
+
+CONFIG = Path(__file__).parents[1] / "recipes/configs/rarl_stage2_tiny.yaml"
+RUST = OrdinalTask("rust", "rusted area in percent", 0, 100, 8)
+
+
+@pytest.fixture(autouse=True)
+def registered_tasks() -> Iterator[None]:
+    """Tasks that a test registers are gone after it."""
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_adapter(folder: Path, task: OrdinalTask | None = None) -> str:
+    """A folder that looks like an adapter."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    if task is not None:
+        save_task(task, folder)
+    return str(folder)
+
+
+def test_mix() -> None:
+    assert RecipeArguments(num_images=[1, 4]).mix() == {1: 1.0, 4: 1.0}
+    assert RecipeArguments(num_images=[1, 4], num_images_weights=[1, 3]).mix() == {1: 1, 4: 3}
+    with pytest.raises(ValueError, match="num_images has 2 numbers, num_images_weights 1"):
+        RecipeArguments(num_images=[1, 4], num_images_weights=[1]).mix()
+    with pytest.raises(ValueError, match=r"each number once.*\[2, 1, 2\]"):
+        RecipeArguments(num_images=[2, 1, 2]).mix()
+
+
+def test_reward_functions_agree_with_weights() -> None:
+    arguments = RecipeArguments(weight_regression=2, weight_ranking=3, weight_format=5)
+    functions, numbers = arguments.reward_functions(list(REWARDS))
+    assert functions == list(REWARDS.values()) and numbers == weights(2, 3, 5)
+    assert RecipeArguments().reward_functions(list(REWARDS))[1] == weights()
+    stage1 = arguments.reward_functions(["regression", "format"])
+    assert stage1 == ([REWARDS["regression"], REWARDS["format"]], [2, 5])
+
+
+def test_rewards_given_by_name_go_first() -> None:
+    arguments = RecipeArguments(rewards=["format", "graded_length", "accuracy"], weight_ranking=3)
+    assert arguments.reward_functions(["regression"]) == (
+        [REWARDS["format"], graded_length_reward, REWARDS["accuracy"]],
+        [0.5, 3, 3],
+    )
+    with pytest.raises(ValueError, match="'beauty'.*regression, length"):
+        RecipeArguments(rewards=["beauty"]).reward_functions([])
+
+
+def test_new_task() -> None:
+    arguments = RecipeArguments(
+        task="rust", task_rule=RUST.rule, task_minimum=0, task_maximum=100, task_tolerance=8, task_metric="srcc"
+    )
+    assert arguments.build_task() == "rust"
+    assert get_task("rust") == OrdinalTask("rust", RUST.rule, 0, 100, 8, integer=False, metric="srcc")
+
+
+def test_changed_task_keeps_the_rest() -> None:
+    count = get_task("count")
+    assert RecipeArguments(task="count", task_maximum=30, task_integer=False).build_task() == "count"
+    changed = get_task("count")
+    assert (changed.maximum, changed.integer) == (30, False)
+    assert (changed.rule, changed.minimum, changed.tolerance, changed.metric) == (
+        count.rule,
+        count.minimum,
+        count.tolerance,
+        count.metric,
+    )
+
+
+def test_task_as_it_is() -> None:
+    before = dict(TASKS)
+    assert RecipeArguments().build_task() is None
+    assert RecipeArguments(task="age").build_task() == "age"
+    assert TASKS == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"task": "beauty"}, "Unknown task 'beauty'; registered tasks: aesthetics, age"),
+        ({"task_minimum": 0.0}, "task_minimum is given without task"),
+        (
+            {"task": "rust", "task_rule": "rust", "task_minimum": 0},
+            "'rust' also needs task_maximum, task_tolerance",
+        ),
+        ({"task": "count", "task_maximum": -1}, "'count'.*minimum=0, maximum=-1"),
+        ({"task": "count", "task_metric": "f1"}, "'mae', 'accuracy' or 'srcc', got 'f1'"),
+    ],
+)
+def test_task_errors(given: dict[str, Any], message: str) -> None:
+    before = dict(TASKS)
+    with pytest.raises(ValueError, match=message):
+        RecipeArguments(**given).build_task()
+    assert TASKS == before
+
+
+def test_task_of_the_adapter(tmp_path: Path) -> None:
+    """It is known by its name, is the task if none is named, and flags change it."""
+    adapter = write_adapter(tmp_path / "adapter", RUST)
+    assert RecipeArguments(adapter=adapter).build_task() == "rust"
+    assert get_task("rust") == RUST
+    assert RecipeArguments(adapter=adapter, task="count").build_task() == "count"
+    TASKS.pop("rust")
+    assert RecipeArguments(adapter=adapter, task="rust", task_tolerance=3).build_task() == "rust"
+    assert (get_task("rust").tolerance, get_task("rust").rule) == (3, RUST.rule)
+    plain = write_adapter(tmp_path / "plain")
+    assert RecipeArguments(adapter=plain).build_task() is None
+
+
+def test_stage1_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one given, else outputs/rarl_stage1, else the tiny model's own, else an error; it says which."""
+    with pytest.raises(FileNotFoundError, match="give --adapter, or run stage 1"):
+        stage1_adapter(RecipeArguments(), "org/model")
+    assert stage1_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
+    (tmp_path / "outputs/rarl_stage1").mkdir(parents=True)  # a run that has not ended yet
+    assert stage1_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
+    (tmp_path / "outputs/rarl_stage1/adapter_config.json").write_text("{}")
+    assert stage1_adapter(RecipeArguments(), tiny.path()) == "outputs/rarl_stage1"
+    capsys.readouterr()
+    assert stage1_adapter(RecipeArguments(adapter="me/adapter"), tiny.path()) == "me/adapter"
+    assert capsys.readouterr().out == "Stage 2 starts from me/adapter.\n"
+
+
+def test_folder_without_adapter_is_refused_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no adapter_config.json.*it holds nothing"):
+        prepare_data(RecipeArguments(adapter="empty"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("true", True), (True, True), ("last", True), ("outputs/a/checkpoint-3", "outputs/a/checkpoint-3"), (None, None)],
+)
+def test_resume_from(given: Any, expected: Any) -> None:
+    arguments = TrainingArguments("output", resume_from_checkpoint=given, use_cpu=True)
+    assert resume_from(arguments) == expected
+
+
+def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--max_steps", "3", "--use_cpu", "true", "--task", "brightness"])
+    training_args, arguments, model_args = parse(RARLConfig, CONFIG)
+    assert (training_args.max_steps, arguments.task, arguments.num_images) == (3, "brightness", [1, 2, 4, 8])
+    assert model_args.model_name_or_path == "tiny"
+    (tmp_path / "own.yaml").write_text("output_dir: own\nuse_cpu: true\nnum_images: [2]\nnum_generations: 4\n")
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml", "--num_images", "4", "8"])
+    training_args, arguments, _ = parse(RARLConfig, CONFIG)
+    assert (training_args.output_dir, training_args.num_generations, arguments.num_images) == ("own", 4, [4, 8])
+    assert arguments.task is None, "the default config was read beside the one given"
+
+
+def test_run_says_what_the_user_can_mend_and_shows_defects() -> None:
+    def fails(error: Exception) -> Any:
+        def main() -> None:
+            raise error
+
+        return main
+
+    for error in (ValueError("so"), FileNotFoundError("so"), OSError("so")):
+        with pytest.raises(SystemExit, match="^Error: so$"):
+            run(fails(error))
+    with pytest.raises(KeyError):
+        run(fails(KeyError("so")))
+
+
+def test_prepared_data() -> None:
+    """Rows of training and test never share an image, and the same arguments give the same rows."""
+    arguments = RecipeArguments(size=60, num_prompts=20, num_images=[1, 2], eval_prompts=4, eval_num_images=[1, 2])
+    data, again = prepare_data(arguments), prepare_data(arguments)
+    assert len(data.train) == 20 and {number: len(rows) for number, rows in data.test.items()} == {1: 4, 2: 4}
+    assert data.train[:]["values"] == again.train[:]["values"]
+    train = {i for group in data.train.with_format(None)["images"] for i in group}
+    test = {i for rows in data.test.values() for group in rows.with_format(None)["images"] for i in group}
+    assert train and test and not train & test
+    assert prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0)).test == {}
+
+
+def test_longest_reference_is_the_longest_completion() -> None:
+    _, processor = tiny.load()
+    data = prepare_data(RecipeArguments(size=60, num_prompts=20, num_images=[1, 4], eval_prompts=0), True)
+    texts = [row["completion"][0]["content"] for row in data.train]
+    texts = [text if isinstance(text, str) else text[0]["text"] for text in texts]
+    longest = max(len(processor.tokenizer(text + "<|im_end|>")["input_ids"]) for text in texts)
+    assert longest_reference(data, processor) == longest
+
+
+def test_resolve_model(tmp_path: Path) -> None:
+    assert resolve_model("tiny") == resolve_model(None) == tiny.path()
+    assert resolve_model("org/model") == "org/model"
+    (tmp_path / "model").mkdir()
+    for name in "ba":
+        (tmp_path / "model" / name).touch()
+    with pytest.raises(FileNotFoundError, match="model holds no config.json .*it holds a, b"):
+        resolve_model("model")
+    (tmp_path / "model/config.json").touch()
+    assert resolve_model("model") == "model"
+
+
+def test_task_file(tmp_path: Path) -> None:
+    """What is saved is read back, and registered; a file that is no task is named."""
+    task = OrdinalTask("rust", "Rost in %", 0, 1.5, 0.25, metric="srcc")
+    save_task(task, tmp_path)
+    assert "rust" not in TASKS
+    assert read_task(tmp_path / "task.json") == task
+    assert TASKS["rust"] == task
+    for text in ("no json", "[1]", '{"name": "rust"}', '{"name": "r", "minimum": 1, "unit": "cm"}'):
+        (tmp_path / "task.json").write_text(text)
+        with pytest.raises(ValueError, match="task.json holds no ordinal task"):
+            read_task(tmp_path / "task.json")
+
+
+def test_trained_task(tmp_path: Path) -> None:
+    assert trained_task(write_adapter(tmp_path / "with", RUST)) == RUST
+    assert trained_task(write_adapter(tmp_path / "without")) is None
+    assert trained_task("tiny") is None
+    assert trained_task(tiny.adapter_path()) == get_task("count")
+    assert trained_task("a path/that is/no repository") is None
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on loopback, for this process; the client reads its settings once, at import."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+def push_arguments(**given: Any) -> TrainingArguments:
+    return TrainingArguments("outputs/dots", push_to_hub=True, use_cpu=True, report_to="none", **given)
+
+
+def test_hub_repository(hub: HubServer) -> None:
+    """Made before training, in the user's namespace; the trainer has nothing to push any more."""
+    training_args = push_arguments(hub_private_repo=True)
+    assert hub_repository(training_args, ModelConfig(use_peft=True), RecipeArguments()) == "me/dots"
+    assert not training_args.push_to_hub
+    assert hub.repos == {"me/dots": {}} and hub.visibility["me/dots"] == "private"
+    # Stage 2 and continued runs train an adapter whatever use_peft says; a repository that is there is no error.
+    named = push_arguments(hub_model_id="me/dots")
+    assert hub_repository(named, ModelConfig(use_peft=False), RecipeArguments(adapter="a")) == "me/dots"
+    plain = TrainingArguments("outputs/other", use_cpu=True)
+    assert hub_repository(plain, ModelConfig(use_peft=True), RecipeArguments()) is None
+    assert list(hub.repos) == ["me/dots"]
+
+
+def test_hub_errors_come_before_training(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = ModelConfig(use_peft=True)
+    with pytest.raises(ValueError, match="use_peft is false; wanted use_peft"):
+        hub_repository(push_arguments(), ModelConfig(use_peft=False), RecipeArguments())
+    monkeypatch.setenv("HF_TOKEN", "")
+    with pytest.raises(OSError, match="'dots'.*401"):
+        hub_repository(push_arguments(), peft, RecipeArguments())
+    assert hub_repository(push_arguments(hub_token="hf_given"), peft, RecipeArguments()) == "me/dots"
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="'dots'"):
+        hub_repository(push_arguments(), peft, RecipeArguments())
