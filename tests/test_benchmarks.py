@@ -14,7 +14,7 @@ from benchmarks import rewards
 from benchmarks.training_step import Run, StepClock, fastest_steps, largest_difference, mean_ms
 
 ROOT = Path(__file__).parents[1]
-SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "16", "--max_completion_length", "40"]
+SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
 TIMES = ["five_rewards_ms", "per_answer_us", "stock_ms", "ratio", "rewards_ms_per_step", "rmo_ms_per_step"]
 TIMES += ["rmo_every_group_ms_per_step", "step_ms", "stock_step_ms", "step_ratio"]
 
