@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from rarl.datasets.validation import check_uniform
 from rarl.mutation import (
@@ -27,15 +29,25 @@ from rarl.mutation import (
 )
 from rarl.prompt import build_completion
 from rarl.rewards import REWARDS, weights
+from rarl.shared_prefix import (
+    answer_log_probs,
+    innermost,
+    shuffled_groups,
+    split_images,
+    take_rows,
+    unsupported,
+)
 from rarl.task import get_task
 from rarl.vision_tokens import vision_token_ids
+
+logger = get_logger(__name__)
 
 
 @dataclass
 class RARLConfig(GRPOConfig):
     r"""Arguments of [`RARLTrainer`]: those of TRL's `GRPOConfig` and the ones below.
 
-    With `rmo=False`, `suppress_vision_tokens=False` and `exact_zero_advantages=False` (and no `advantage_cap`), the
+    With `rmo=False`, `suppress_vision_tokens=False`, `exact_zero_advantages=False` and `shared_prefix="off"`, the
     trainer is TRL's, step for step. `rmo_importance="luffy"` is the policy shaping of LUFFY (arXiv:2504.14945).
     """
 
@@ -82,6 +94,17 @@ class RARLConfig(GRPOConfig):
         default=True,
         metadata={"help": "Give a tied group advantages of exactly 0 instead of amplified rounding."},
     )
+    shared_prefix: str = field(
+        default="auto",
+        metadata={
+            "help": "Encode each prompt once for all answers to it: 'on' (an error if the model cannot), 'off', or "
+            "'auto' (on where it can)."
+        },
+    )
+    shared_prefix_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens, padding included, of a call of the model with shared prompts."},
+    )
     suppress_vision_tokens: bool = field(
         default=True,
         metadata={"help": "Never sample vision tokens: one image pad in an answer ends the run."},
@@ -93,6 +116,7 @@ class RARLConfig(GRPOConfig):
         for name, value, known in (
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
+            ("shared_prefix", self.shared_prefix, ("auto", "on", "off")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
@@ -125,7 +149,110 @@ class RARLConfig(GRPOConfig):
 _NORMALIZED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 
-class RARLTrainer(GRPOTrainer):
+class SharedPrefixTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see [`rarl.shared_prefix`].
+
+    Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off") and `shared_prefix_tokens` are read from its
+    arguments if they are there. Old, reference and current log-probabilities
+    go through the shared layout, and micro-batches are made of whole groups. Where model or settings do not allow it,
+    TRL's own way is taken, and one line says why.
+
+    Raises:
+        ValueError: With `shared_prefix="on"`, if it is not possible.
+    """
+
+    args: Any
+    model: Any
+    num_generations: int
+    _buffered_inputs: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        wanted = getattr(self.args, "shared_prefix", "auto")
+        reason = "shared_prefix is off" if wanted == "off" else self._why_not_shared()
+        if reason is not None and wanted == "on":
+            raise ValueError(f"shared_prefix='on', but {reason}.")
+        if reason is not None and wanted == "auto":
+            logger.info(f"Prompts are not shared: {reason}.")
+        self._shares_prefix = reason is None
+
+    def _why_not_shared(self) -> str | None:
+        if self.aux_loss_enabled:
+            return "the load-balancing loss counts every token of the plain layout"
+        if self.is_fsdp_enabled:
+            return "it is untested under FSDP"
+        return unsupported(self.accelerator.unwrap_model(self.model).config)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if not self._shares_prefix:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **fields,
+            )
+        batch_size = batch_size or len(input_ids)
+        num_images = fields.get("num_images")
+        images = split_images(fields.get("pixel_values"), fields.get("image_grid_thw"), num_images)
+        types = fields.get("mm_token_type_ids")
+        base_model = innermost(self.accelerator.unwrap_model(model))
+        device = input_ids.device.type
+        parts = []
+        for start in range(0, len(input_ids), batch_size):
+            rows = slice(start, start + batch_size)
+            with self.accelerator.autocast():
+                autocast = torch.is_autocast_enabled(device)
+                parts.append(
+                    answer_log_probs(
+                        model,
+                        base_model,
+                        input_ids[rows],
+                        attention_mask[rows],
+                        logits_to_keep,
+                        torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                        None if images is None else images[rows],
+                        None if types is None else types[rows],
+                        getattr(self.args, "shared_prefix_tokens", None),
+                        self._largest_of_processes,
+                    )
+                )
+        log_probs = torch.cat([part[0] for part in parts])
+        entropies = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None
+        return log_probs, entropies, None
+
+    def _largest_of_processes(self, number: int) -> int:
+        numbers = torch.tensor([number], device=self.accelerator.device)
+        return int(self.accelerator.gather(numbers).max())
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        # TRL's own, but for the shuffle: it permutes single rows, which would tear groups apart.
+        if not (self._shares_prefix and self.model.training):
+            return super()._prepare_inputs(generation_batch)
+        steps_per_generation = self.args.steps_per_generation
+        if self._step % (steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            num_rows = len(batch["prompt_ids"])
+            order = shuffled_groups(num_rows, self.num_generations, self.accelerator.process_index * num_rows)
+            chunks: list[Any] = split_tensor_dict(take_rows(batch, order), steps_per_generation)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(chunk) for chunk in chunks]
+        return self._buffered_inputs[self._step % steps_per_generation]
+
+
+class RARLTrainer(SharedPrefixTrainer):
     r"""Ranking-aware reinforcement learning on TRL's GRPOTrainer.
 
     Args are those of `GRPOTrainer`. `reward_funcs` defaults to RARL's five rewards with [`rarl.rewards.weights`] as

@@ -24,7 +24,12 @@ from rarl.vision_tokens import vision_token_ids
 
 GROUP = 4
 LENGTH = 24
-PLAIN: dict[str, Any] = {"rmo": False, "suppress_vision_tokens": False, "exact_zero_advantages": False}
+PLAIN: dict[str, Any] = {
+    "rmo": False,
+    "suppress_vision_tokens": False,
+    "exact_zero_advantages": False,
+    "shared_prefix": "off",
+}
 Make = Callable[..., RARLTrainer]
 
 

@@ -8,7 +8,7 @@ import pytest
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from rarl.trainer import RARLTrainer
+from rarl.trainer import RARLTrainer, SharedPrefixTrainer
 
 SIGNATURES = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -42,6 +42,7 @@ SIGNATURES = {
         "image_position_ids",
     ],
     "_compute_loss": ["self", "model", "inputs"],
+    "_prepare_inputs": ["self", "generation_batch"],
 }
 
 ATTRIBUTES = [
@@ -52,6 +53,9 @@ ATTRIBUTES = [
     "_pending_extra_logs",
     "_pending_metrics",
     "_step",
+    "_buffered_inputs",
+    "aux_loss_enabled",
+    "num_iterations",
     "generation_kwargs",
     "generation_config",
     "reward_weights",
@@ -73,7 +77,7 @@ def source_of(method: str) -> str:
 def test_table_covers_what_is_overridden() -> None:
     overridden = [
         name
-        for name, member in vars(RARLTrainer).items()
+        for name, member in (vars(SharedPrefixTrainer) | vars(RARLTrainer)).items()
         if inspect.isfunction(member) and name != "__init__" and hasattr(GRPOTrainer, name)
     ]
     assert sorted(SIGNATURES) == sorted(overridden)
@@ -146,3 +150,23 @@ def test_loss_divides_the_token_normalizer_as_ours_does() -> None:
     assert 'inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes' in source
     assert "self.current_gradient_accumulation_steps / self.args.steps_per_generation" in source
     assert "(per_token_loss.size(0) * self.max_completion_length)" in source
+
+
+def test_micro_batches_are_made_as_ours_are_but_for_the_shuffle() -> None:
+    source = " ".join(source_of("_prepare_inputs").split())
+    for step in (
+        "generate_every = self.args.steps_per_generation * self.num_iterations",
+        "if self._step % generate_every == 0 or self._buffered_inputs is None:",
+        "generation_batch = self._generate_and_score_completions(generation_batch)",
+        "generation_batch = split_pixel_values_by_grid(generation_batch)",
+        "generation_batch = shuffle_sequence_dict(generation_batch)",
+        "generation_batches = split_tensor_dict(generation_batch, self.args.steps_per_generation)",
+        "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]",
+    ):
+        assert step in source
+
+
+def test_fused_head_is_called_as_ours_is() -> None:
+    source = source_of("_get_per_token_logps_and_entropies")
+    assert "outputs = model(**model_inputs, labels=labels, fused_lm_head=True)" in source
+    assert "with self.accelerator.autocast():" in source

@@ -1,0 +1,352 @@
+"""Encode each prompt once: one row for a prompt and all answers to it.
+
+A group of G answers shares its prompt. Where plain GRPO lays out G rows of prompt and answer, here one row holds
+`prompt[:-1]` and then, for each answer, `[prompt[-1], *answer[:-1]]`. The mask is causal, and a token of an answer sees
+the prompt and its own answer only; the position ids of every answer go on from the prompt. Log-probabilities and
+gradients are those of the plain layout, up to rounding; the work is `P + G·R` tokens instead of `G·(P + R)`, and the
+vision tower runs once a prompt.
+
+Everything is a pure function of tensors, so any trainer that samples groups can use it; see `docs/shared_prefix.md`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Images = tuple[torch.Tensor, torch.Tensor]
+"""Images of one prompt: grids `[n, 3]` and patches `[patches, features]`."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a batch that answer one prompt.
+
+    Attributes:
+        rows: Their indices in the batch, ascending.
+        prompt: Token ids of the prompt, without padding, `[p]`.
+        positions: Position ids of the prompt, `[d, p]`; d is 3 for multimodal RoPE, else 1.
+    """
+
+    rows: tuple[int, ...]
+    prompt: torch.Tensor
+    positions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Model inputs of packed groups: one row a group, padded on the right.
+
+    Attributes:
+        input_ids: `[g, l]`.
+        position_ids: `[d, g, l]`.
+        shift_labels: Next token of every answer position, -100 elsewhere, `[g, l]`.
+        allowed: Which keys a query may attend to, `[g, l, l]`, bool; see [`additive_mask`].
+        source_row, source_column: Where in the batch `[b, r]` of answers each labelled position belongs, in row-major
+            order of `shift_labels != -100`.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    shift_labels: torch.Tensor
+    allowed: torch.Tensor
+    source_row: torch.Tensor
+    source_column: torch.Tensor
+
+    def scatter(self, per_token: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Bring a field of `[g, l]` back into the layout of the answers, `[b, r]`; 0 where there is no token."""
+        values = per_token[self.shift_labels != -100]
+        return values.new_zeros(tuple(shape)).index_put((self.source_row, self.source_column), values)
+
+
+def find_groups(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    completion_length: int,
+    images: Sequence[Images | None] | None = None,
+) -> list[list[int]]:
+    """Rows that have the same prompt: the same unpadded ids, image grids and pixels. In order of first appearance.
+
+    Args:
+        input_ids: Prompts (padded on the left) and answers (padded on the right), `[b, p + r]`.
+        attention_mask: 1 for tokens, 0 for padding, `[b, p + r]`.
+        completion_length: r.
+        images: For each row its `(grid, pixels)`, or `None`.
+    """
+    ids = input_ids[:, :-completion_length].cpu()
+    mask = attention_mask[:, :-completion_length].cpu().bool()
+    groups: list[list[int]] = []
+    by_key: dict[Any, list[list[int]]] = {}
+    for row in range(len(ids)):
+        own = images[row] if images is not None else None
+        grid = () if own is None else tuple(map(tuple, own[0].tolist()))
+        candidates = by_key.setdefault((tuple(ids[row][mask[row]].tolist()), grid), [])
+        for group in candidates:
+            first = images[group[0]] if images is not None else None
+            if own is None or (first is not None and torch.equal(own[1], first[1])):
+                group.append(row)
+                break
+        else:
+            candidates.append([row])
+            groups.append(candidates[-1])
+    return groups
+
+
+def pack_groups(
+    groups: Sequence[Group], completion_ids: torch.Tensor, completion_mask: torch.Tensor, pad_token_id: int = 0
+) -> Pack:
+    """Lay out groups in rows.
+
+    Args:
+        groups: Groups, whose rows index the two tensors below; sizes and prompt lengths may differ.
+        completion_ids: Answers, padded on the right, `[b, r]`.
+        completion_mask: 1 for the tokens of an answer, which lie first, `[b, r]`. One without any has no segment.
+        pad_token_id: Fills the rest of a row.
+    """
+    device = completion_ids.device
+    lengths = completion_mask.sum(dim=1).tolist()
+    total = max(len(group.prompt) - 1 + sum(lengths[row] for row in group.rows) for group in groups)
+    dimensions = groups[0].positions.shape[0]
+    input_ids = completion_ids.new_full((len(groups), total), pad_token_id)
+    position_ids = completion_ids.new_zeros((dimensions, len(groups), total))
+    shift_labels = completion_ids.new_full((len(groups), total), -100)
+    segment = completion_ids.new_full((len(groups), total), -1)  # 0: prompt, 1…: answers, -1: padding
+    source: list[torch.Tensor] = []
+    for index, group in enumerate(groups):
+        shared = len(group.prompt) - 1
+        input_ids[index, :shared] = group.prompt[:-1]
+        position_ids[:, index, :shared] = group.positions[:, :-1]
+        segment[index, :shared] = 0
+        start = shared
+        for number, row in enumerate(group.rows, start=1):
+            end = start + lengths[row]
+            if start == end:
+                continue
+            columns = torch.arange(end - start, device=device)
+            answer = completion_ids[row, : end - start]
+            input_ids[index, start] = group.prompt[-1]
+            input_ids[index, start + 1 : end] = answer[:-1]
+            position_ids[:, index, start:end] = group.positions[:, -1:] + columns
+            shift_labels[index, start:end] = answer
+            segment[index, start:end] = number
+            source.append(torch.stack([torch.full_like(columns, row), columns]))
+            start = end
+    query, key = segment[:, :, None], segment[:, None, :]
+    allowed = torch.ones(total, total, dtype=torch.bool, device=device).tril() & ((key == 0) | (key == query))
+    rows, columns = torch.cat(source, dim=1) if source else completion_ids.new_zeros((2, 0))
+    return Pack(input_ids, position_ids, shift_labels, allowed, rows, columns)
+
+
+def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`[g, l, l]` bool → `[g, 1, l, l]` float, 0 where allowed and the least finite number elsewhere.
+
+    A bool mask is added as a number by eager attention, silently.
+    """
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def prompt_positions(
+    base_model: Any, prompt: torch.Tensor, mm_token_type_ids: torch.Tensor | None, grid: torch.Tensor | None
+) -> torch.Tensor:
+    """Position ids of one unpadded prompt, `[d, p]`.
+
+    Args:
+        base_model: The model that has `get_rope_index` (multimodal RoPE), or any other, for plain positions.
+        prompt: Token ids, `[p]`.
+        mm_token_type_ids: 0 for text, 1 for images, `[p]`.
+        grid: Image grids of the prompt, `[n, 3]`.
+
+    Raises:
+        ValueError: If an answer could not go on from the prompt's last token because it is not text.
+    """
+    if grid is None or mm_token_type_ids is None:
+        dimensions = 3 if hasattr(base_model, "get_rope_index") else 1
+        return torch.arange(len(prompt), device=prompt.device).expand(dimensions, -1)
+    if int(mm_token_type_ids[-1]) != 0:
+        raise ValueError("The last token of a prompt must be text for its answers to share it, an image token is seen.")
+    positions, _ = base_model.get_rope_index(prompt[None], mm_token_type_ids[None], image_grid_thw=grid)
+    return positions[:, 0]
+
+
+def split_images(
+    pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None, num_images: Sequence[int] | None
+) -> list[Images | None] | None:
+    """Per row its `(grid [n, 3], pixels [patches, features])`; `None` without images."""
+    if pixel_values is None or image_grid_thw is None or num_images is None:
+        return None
+    grids = torch.split(image_grid_thw, list(num_images))
+    pixels = torch.split(pixel_values, [int(grid.prod(dim=-1).sum()) for grid in grids])
+    return [pair if len(pair[0]) else None for pair in zip(grids, pixels, strict=True)]
+
+
+def plan_calls(groups: Sequence[Group], lengths: Sequence[int], budget: int | None) -> list[list[Group]]:
+    """Which groups go through the model together: padded tokens of a call stay within `budget`.
+
+    Groups of like length come together, so that little is padded. A group whose row alone is over the budget is cut
+    into part-groups, each with the prompt again; a single answer over it goes alone.
+
+    Args:
+        groups: Of one micro-batch.
+        lengths: Tokens of each answer of the micro-batch, indexed by `Group.rows`.
+        budget: Most tokens of a call, padding included; `None` puts all groups into one.
+    """
+    if budget is None:
+        return [list(groups)]
+    parts: list[tuple[int, Group]] = []
+    for group in groups:
+        shared = len(group.prompt) - 1
+        rows: list[int] = []
+        tokens = shared
+        for row in group.rows:
+            if rows and tokens + lengths[row] > budget:
+                parts.append((tokens, Group(tuple(rows), group.prompt, group.positions)))
+                rows, tokens = [], shared
+            rows.append(row)
+            tokens += lengths[row]
+        parts.append((tokens, Group(tuple(rows), group.prompt, group.positions)))
+    calls: list[list[Group]] = []
+    longest = 0
+    for tokens, part in sorted(parts, key=lambda pair: -pair[0]):
+        if not calls or (len(calls[-1]) + 1) * longest > budget:
+            calls.append([])
+            longest = tokens  # the first of a call is its longest
+        calls[-1].append(part)
+    return calls
+
+
+def split_calls(calls: Sequence[Sequence[Group]], number: int) -> list[list[Group]]:
+    """The same work in exactly `number` calls: processes that shard a model must call it equally often.
+
+    Raises:
+        ValueError: If there are fewer answers than calls wanted, or more calls than wanted already.
+    """
+    result = [list(call) for call in calls]
+    while len(result) < number:
+        largest = max(range(len(result)), key=lambda index: sum(len(group.rows) for group in result[index]))
+        call = result.pop(largest)
+        if len(call) == 1:
+            rows = call[0].rows
+            call = [Group(half, call[0].prompt, call[0].positions) for half in (rows[::2], rows[1::2])]
+            if not rows[1:]:
+                raise ValueError(f"{number} calls are wanted, but there are only {len(result) + 1} answers.")
+        result += [call[::2], call[1::2]]
+    if len(result) != number:
+        raise ValueError(f"{len(result)} calls are planned, more than the {number} wanted.")
+    return result
+
+
+def answer_log_probs(
+    model: Any,
+    base_model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    completion_length: int,
+    dtype: torch.dtype,
+    images: Sequence[Images | None] | None = None,
+    mm_token_type_ids: torch.Tensor | None = None,
+    budget: int | None = None,
+    agree: Callable[[int], int] = lambda number: number,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities and entropies of answers, `[b, r]` each, every distinct prompt encoded once a call.
+
+    Args:
+        model: As TRL calls it: wrapped or not, with the fused head of `trl.trainer.utils.add_fused_lm_head`.
+        base_model: Its innermost model with `get_rope_index`; for a text model, any.
+        input_ids: Prompts (padded on the left) and answers (padded on the right), `[b, p + r]`.
+        attention_mask: 1 for tokens, `[b, p + r]`.
+        completion_length: r.
+        dtype: Type that attention computes in; of the additive mask.
+        images: Of each row its `(grid, pixels)`; see [`split_images`].
+        mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
+        budget: Most tokens of a call, padding included; see [`plan_calls`].
+        agree: Number of calls of this process → of all processes, the largest.
+    """
+    prompt_mask = attention_mask[:, :-completion_length].bool()
+    completion_ids = input_ids[:, -completion_length:]
+    completion_mask = attention_mask[:, -completion_length:]
+    groups = []
+    for rows in find_groups(input_ids, attention_mask, completion_length, images):
+        first = rows[0]
+        kept = prompt_mask[first]
+        prompt = input_ids[first, :-completion_length][kept]
+        types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][kept]
+        own = images[first] if images is not None else None
+        groups.append(Group(tuple(rows), prompt, prompt_positions(base_model, prompt, types, own[0] if own else None)))
+    calls = plan_calls(groups, completion_mask.sum(dim=1).tolist(), budget)
+    calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
+    log_probs, entropies = [], []
+    for call in calls:
+        pack = pack_groups(call, completion_ids, completion_mask)
+        inputs: dict[str, Any] = {}
+        shown = [own for group in call if images is not None and (own := images[group.rows[0]]) is not None]
+        if shown:
+            inputs["image_grid_thw"] = torch.cat([grid for grid, _ in shown])
+            inputs["pixel_values"] = torch.cat([pixels for _, pixels in shown])
+        outputs = model(
+            input_ids=pack.input_ids,
+            attention_mask=additive_mask(pack.allowed, dtype),
+            position_ids=pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
+            shift_labels=pack.shift_labels,
+            fused_lm_head=True,
+            **inputs,
+        )
+        log_probs.append(pack.scatter(outputs.log_probs, completion_ids.shape))
+        if outputs.entropy is not None:
+            entropies.append(pack.scatter(outputs.entropy, completion_ids.shape))
+    # Every answer is in one call, and 0 in all others.
+    return sum_of(log_probs), sum_of(entropies) if entropies else None
+
+
+def sum_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Sum of tensors of one shape; the tensor itself if there is one."""
+    return tensors[0] if len(tensors) == 1 else torch.stack(list(tensors)).sum(dim=0)
+
+
+def shuffled_groups(num_rows: int, num_generations: int, offset: int = 0) -> torch.Tensor:
+    """A permutation of the rows of a generation batch, `[num_rows]`, that keeps the answers of a group together.
+
+    Args:
+        num_rows: Rows of this process.
+        num_generations: G; rows come in runs of G.
+        offset: Rows of earlier processes, where a group may have begun.
+    """
+    group = (torch.arange(num_rows) + offset) // num_generations
+    # One draw of TRL's kind, so that a run with the same seed samples the same answers either way.
+    draw = torch.randperm(num_rows)
+    keys = draw.new_full((int(group[-1]) + 1,), num_rows).scatter_reduce(0, group, draw, "amin")
+    return torch.argsort(keys[group], stable=True)
+
+
+MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen2", "qwen3", "llama")
+"""Models whose shared layout is tested to give the same log-probabilities and gradients."""
+
+
+def unsupported(config: Any) -> str | None:
+    """Why a model cannot share prompts, in a few words; `None` if it can."""
+    if config.model_type not in MODEL_TYPES:
+        return f"model type {config.model_type!r} is not one of {', '.join(MODEL_TYPES)}"
+    text = config.get_text_config()
+    if text._attn_implementation not in ("sdpa", "eager"):
+        return f"attention {text._attn_implementation!r} takes no mask of its own; use 'sdpa' or 'eager'"
+    if "sliding_attention" in (getattr(text, "layer_types", None) or []):
+        return "its layers have sliding windows"
+    return None
+
+
+def innermost(model: Any) -> Any:
+    """The model that knows multimodal RoPE (`get_rope_index`), or the language model itself, inside PEFT or not."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.model if hasattr(getattr(model, "model", None), "get_rope_index") else model
+
+
+def take_rows(batch: dict[str, Any], order: torch.Tensor) -> dict[str, Any]:
+    """Rows of a batch in a given order; scalars and `None` stay as they are."""
+
+    def take(value: Any) -> Any:
+        if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
+            return value
+        return value[order.to(value.device)] if isinstance(value, torch.Tensor) else [value[i] for i in order.tolist()]
+
+    return {name: take(value) for name, value in batch.items()}
