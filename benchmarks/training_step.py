@@ -21,8 +21,7 @@ from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
 CONFIG = Path(__file__).parents[1] / "recipes/configs/rarl_stage2_tiny.yaml"
-OPTIONS_OFF = ("--rmo", "false", "--suppress_vision_tokens", "false", "--exact_zero_advantages", "false")
-OPTIONS_OFF += ("--shared_prefix", "off")
+OPTIONS_OFF = "--rmo false --suppress_vision_tokens false --exact_zero_advantages false --shared_prefix off".split()
 EVERY_GROUP = ("--rmo_trigger", "low_reward", "--rmo_threshold", "inf", "--rmo_probability", "1")
 WARM_UP = 1
 ROUNDS = 2

@@ -1,4 +1,4 @@
-"""Makes the built-in tiny model, in about 12 minutes on two cores.
+"""Makes the built-in tiny model, in about 25 minutes on two cores.
 
 python recipes/tiny_cold_start.py --output rarl/assets/tiny
 
@@ -39,7 +39,7 @@ PHASES = (
     Phase("one image", (1,), 600, 64, 1e-3),
     Phase("up to four", (1, 2, 4), 300, 32, 1e-3),
     Phase("up to eight", (1, 2, 4, 8), 300, 24, 1e-3),
-    Phase("several", (2, 4, 8), 350, 24, 1e-3, final_share=0.1),
+    Phase("several", (1, 2, 4, 8, 8), 1000, 24, 1e-3, final_share=0.05),
     Phase("careless", (1, 1, 2, 4, 8), 80, 24, 5e-4, final_share=0.1, careless=True),
 )
 CLEAR_SIGHT = 0.6  # share of the dots, or of the brightness, that a careless annotator sees
