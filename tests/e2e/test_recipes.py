@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from rarl import tiny
 from rarl.hub import ADAPTER_FILES
-from rarl.task import TASKS, OrdinalTask, read_task
+from rarl.task import TASKS, OrdinalTask
 from tests.e2e.launching import ROOT, SHORT, error_line, launch, rarl, succeeded
 from tests.hub_server import HubServer
 
@@ -28,7 +28,7 @@ RUST = ["--task", "rust", "--task_rule", "rusted area in percent", "--task_minim
 RUST += ["--task_tolerance", "30", "--task_integer", "false", "--task_metric", "srcc"]
 TWO = ["--eval_num_images", "1", "2"]
 STAGE2 = ["--task", "rust", "--num_images", "1", "2", *TWO, "--warmup_steps", "0", "--max_steps", "4"]
-STAGE2 += ["--save_strategy", "steps", "--save_steps", "2"]
+STAGE2 += ["--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1"]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -95,7 +95,7 @@ def test_stages_follow_each_other(stage1: Path, stage2: Result) -> None:
         report = read_json(folder / "report.json")
         assert set(report["tau"]) == {"2"} and report["num_prompts"]["1"] == 4
         assert not (folder / "ref").exists()
-        assert read_task(folder / "task.json") == OrdinalTask(
+        assert OrdinalTask(**read_json(folder / "task.json")) == OrdinalTask(
             "rust", "rusted area in percent", 0, 100, 30, integer=False, metric="srcc"
         )
     before = load_file(stage1 / "outputs/rarl_stage1" / WEIGHTS)
@@ -137,14 +137,21 @@ def test_resumed_run_ends_as_the_uninterrupted_one(stage1: Path, stage2: Result)
     """
     whole, resumed = stage1 / "outputs/rarl_stage2", stage1 / "outputs/resumed"
     shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
-    flags = ["--output_dir", "outputs/resumed", "--resume_from_checkpoint", "true", "--logging_steps", "1"]
+    flags = ["--output_dir", "outputs/resumed", "--resume_from_checkpoint", "true"]
     succeeded(launch("rarl_stage2.py", stage1, *SHORT, *FOLDER, *STAGE2, *flags))
     expected, weights = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
     checkpoint = load_file(whole / "checkpoint-2" / WEIGHTS)
     assert any((expected[name] - checkpoint[name]).abs().max() > 1e-4 for name in expected), "nothing to tell"
     for name in expected:
         torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-6)
-    assert read_json(resumed / "trainer_state.json")["global_step"] == 4
+    logged, again = (
+        [entry for entry in read_json(run / "trainer_state.json")["log_history"] if "loss" in entry]
+        for run in (whole, resumed)
+    )
+    assert [entry["step"] for entry in again] == [1, 2, 3, 4]
+    assert again[:2] == logged[:2], "steps 1 and 2 were taken again: even their times are in the checkpoint"
+    for name in ("reward", "kl", "grad_norm", "rmo/mutated"):
+        assert [entry[name] for entry in again] == pytest.approx([entry[name] for entry in logged], rel=1e-4, abs=1e-6)
     policy = load_file(stage1 / "outputs/rarl_stage1" / WEIGHTS)
     reference = load_file(resumed / "checkpoint-4/ref" / WEIGHTS)
     assert all(reference[name].equal(policy[name]) for name in policy)
