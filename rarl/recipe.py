@@ -228,7 +228,9 @@ def load_policy(path: str, model_args: ModelConfig, training_args: Any, adapter:
         plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
-        return PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=autocast), None
+        policy = PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=autocast)
+        policy.peft_config["default"].base_model_name_or_path = path  # the base in use, wherever the adapter was made
+        return policy, None
     if model_args.use_peft and model_args.lora_target_modules is None:
         model_args.lora_target_modules = LANGUAGE_LORA_TARGETS  # type: ignore[assignment]  # a regular expression
     return model, get_peft_config(model_args)
