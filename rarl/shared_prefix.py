@@ -76,15 +76,25 @@ def find_groups(
     """
     ids = input_ids[:, :-completion_length].cpu()
     mask = attention_mask[:, :-completion_length].cpu().bool()
+    return same_prompts([row[kept].tolist() for row, kept in zip(ids, mask, strict=True)], images)
+
+
+def same_prompts(prompts: Sequence[Sequence[int]], images: Sequence[Images | None] | None = None) -> list[list[int]]:
+    """Rows that have the same token ids, image grids and pixels. In order of first appearance.
+
+    Args:
+        prompts: Token ids of each row, without padding.
+        images: For each row its `(grid, pixels)`, or `None`.
+    """
     groups: list[list[int]] = []
     by_key: dict[Any, list[list[int]]] = {}
-    for row in range(len(ids)):
+    for row, ids in enumerate(prompts):
         own = images[row] if images is not None else None
         grid = () if own is None else tuple(map(tuple, own[0].tolist()))
-        candidates = by_key.setdefault((tuple(ids[row][mask[row]].tolist()), grid), [])
+        candidates = by_key.setdefault((tuple(ids), grid), [])
         for group in candidates:
             first = images[group[0]] if images is not None else None
-            if own is None or (first is not None and torch.equal(own[1], first[1])):
+            if own is None or (first is not None and (own[1] is first[1] or torch.equal(own[1], first[1]))):
                 group.append(row)
                 break
         else:
@@ -171,14 +181,47 @@ def prompt_positions(
 
 
 def split_images(
-    pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None, num_images: Sequence[int] | None
+    pixel_values: torch.Tensor | Sequence[torch.Tensor] | None,
+    image_grid_thw: torch.Tensor | Sequence[torch.Tensor] | None,
+    num_images: Sequence[int] | None,
 ) -> list[Images | None] | None:
-    """Per row its `(grid [n, 3], pixels [patches, features])`; `None` without images."""
+    """Per row its `(grid [n, 3], pixels [patches, features])`; `None` without images.
+
+    Grids and pixels are either of all rows in one tensor, or one tensor a row.
+    """
     if pixel_values is None or image_grid_thw is None or num_images is None:
         return None
-    grids = torch.split(image_grid_thw, list(num_images))
-    pixels = torch.split(pixel_values, [int(grid.prod(dim=-1).sum()) for grid in grids])
-    return [pair if len(pair[0]) else None for pair in zip(grids, pixels, strict=True)]
+    rows = _image_rows(pixel_values, image_grid_thw, num_images)
+    return [row if len(row[0]) else None for row in rows]
+
+
+def _image_rows(pixel_values: Any, image_grid_thw: Any, num_images: Sequence[int]) -> list[Images]:
+    grids, pixels = image_grid_thw, pixel_values
+    if isinstance(grids, torch.Tensor):
+        grids = torch.split(grids, list(num_images))
+    if isinstance(pixels, torch.Tensor):
+        pixels = torch.split(pixels, [int(grid.prod(dim=-1).sum()) for grid in grids])
+    return list(zip(grids, pixels, strict=True))
+
+
+def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """A batch whose rows hold one tensor of pixels and one of grids each; rows of a group hold the same ones.
+
+    The tensors are copies, so the whole, with its pixels for every answer, can be freed.
+
+    Args:
+        batch: With `pixel_values` `[patches, features]`, `image_grid_thw` `[n, 3]` and `num_images`, or without images.
+        groups: Rows with the same images; see [`same_prompts`].
+    """
+    fields = [batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")]
+    if any(field is None for field in fields):
+        return batch
+    rows = _image_rows(*fields)  # type: ignore[arg-type]
+    for first, *others in groups:
+        rows[first] = rows[first][0].clone(), rows[first][1].clone()
+        for row in others:
+            rows[row] = rows[first]
+    return {**batch, "image_grid_thw": [grid for grid, _ in rows], "pixel_values": [pixels for _, pixels in rows]}
 
 
 def plan_calls(groups: Sequence[Group], lengths: Sequence[int], budget: int | None) -> list[list[Group]]:
@@ -323,16 +366,21 @@ MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen2", "qwen3", "llama")
 """Models whose shared layout is tested to give the same log-probabilities and gradients."""
 
 
-def unsupported(config: Any) -> str | None:
-    """Why a model cannot share prompts, in a few words; `None` if it can."""
+def unsupported_model(config: Any) -> str | None:
+    """Why prompts of a model cannot be shared at all, in a few words; `None` if they can."""
     if config.model_type not in MODEL_TYPES:
         return f"model type {config.model_type!r} is not one of {', '.join(MODEL_TYPES)}"
-    text = config.get_text_config()
-    if text._attn_implementation not in ("sdpa", "eager"):
-        return f"attention {text._attn_implementation!r} takes no mask of its own; use 'sdpa' or 'eager'"
-    if "sliding_attention" in (getattr(text, "layer_types", None) or []):
+    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or []):
         return "its layers have sliding windows"
     return None
+
+
+def unsupported(config: Any) -> str | None:
+    """Why a model cannot be trained with shared prompts, in a few words; `None` if it can."""
+    attention = config.get_text_config()._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        return f"attention {attention!r} takes no mask of its own; use 'sdpa' or 'eager'"
+    return unsupported_model(config)
 
 
 def innermost(model: Any) -> Any:

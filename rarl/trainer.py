@@ -14,9 +14,12 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.extras.profiling import profiling_context
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad, split_tensor_dict
 
 from rarl.datasets.validation import check_uniform
+from rarl.image_memo import images_processed_once
 from rarl.mutation import (
     MutationSettings,
     attainable_maximum,
@@ -29,13 +32,17 @@ from rarl.mutation import (
 )
 from rarl.prompt import build_completion
 from rarl.rewards import REWARDS, weights
+from rarl.rollout import sample_answers, unsupported_settings
 from rarl.shared_prefix import (
     answer_log_probs,
     innermost,
+    same_prompts,
+    share_images,
     shuffled_groups,
     split_images,
     take_rows,
     unsupported,
+    unsupported_model,
 )
 from rarl.task import get_task
 from rarl.vision_tokens import vision_token_ids
@@ -153,9 +160,9 @@ class SharedPrefixTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see [`rarl.shared_prefix`].
 
     Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off") and `shared_prefix_tokens` are read from its
-    arguments if they are there. Old, reference and current log-probabilities
-    go through the shared layout, and micro-batches are made of whole groups. Where model or settings do not allow it,
-    TRL's own way is taken, and one line says why.
+    arguments if they are there. A prompt is encoded once to sample its answers; old, reference and current
+    log-probabilities go through the shared layout; micro-batches are made of whole groups; each image is preprocessed
+    and kept once. Where model or settings do not allow it, TRL's own way is taken, and one line says why.
 
     Raises:
         ValueError: With `shared_prefix="on"`, if it is not possible.
@@ -175,6 +182,11 @@ class SharedPrefixTrainer(GRPOTrainer):
         if reason is not None and wanted == "auto":
             logger.info(f"Prompts are not shared: {reason}.")
         self._shares_prefix = reason is None
+        in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
+        if in_generation is not None and wanted != "off":
+            logger.info(f"Prompts are not shared in generation: {in_generation}.")
+        self._shares_generation = in_generation is None
+        self._shares_images = wanted != "off"
 
     def _why_not_shared(self) -> str | None:
         if self.aux_loss_enabled:
@@ -182,6 +194,69 @@ class SharedPrefixTrainer(GRPOTrainer):
         if self.is_fsdp_enabled:
             return "it is untested under FSDP"
         return unsupported(self.accelerator.unwrap_model(self.model).config)
+
+    def _why_not_shared_in_generation(self) -> str | None:
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return "its engine caches prefixes itself"
+        if self.rollout_func is not None or self.tools or self.environment_factories is not None:
+            return "answers take several turns, or are generated elsewhere"
+        if self.is_fsdp_enabled:
+            return "it is untested under FSDP"
+        if self._dist.is_zero3 and not self.args.ds3_gather_for_generation:
+            return "with ds3_gather_for_generation=False all processes must take the same steps"
+        model = self.accelerator.unwrap_model(self.model)
+        eos_token_ids = self.generation_config.eos_token_id
+        if eos_token_ids != self.eos_token_ids:
+            return f"generation ends with {eos_token_ids}, but training reads answers up to {self.eos_token_ids}"
+        return unsupported_model(model.config) or unsupported_settings(self.generation_config, model.generation_config)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self._shares_images:
+            return super()._generate_and_score_completions(inputs)
+        with images_processed_once(self.processing_class):
+            return super()._generate_and_score_completions(inputs)
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not self._shares_generation or min(map(len, prompt_ids)) < 2:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        fields = dict(multimodal_fields)
+        num_images = None if images is None else [len(own or ()) for own in images]
+        shown = split_images(fields.pop("pixel_values", None), fields.pop("image_grid_thw", None), num_images)
+        groups = same_prompts(prompt_ids, shown)
+        fields |= {"input_ids": prompt_ids, "attention_mask": [[1] * len(ids) for ids in prompt_ids]}
+        prompts: dict[str, torch.Tensor] = {
+            name: pad(
+                [torch.tensor(rows[group[0]]) for group in groups],
+                padding_value=self._tokenizer.pad_token_id if name == "input_ids" else 0,
+                padding_side="left",
+                pad_to_multiple_of=self.pad_to_multiple_of,  # type: ignore[arg-type]
+            )
+            for name, rows in fields.items()
+        }
+        distinct = [own for group in groups if shown is not None and (own := shown[group[0]]) is not None]
+        if distinct:
+            prompts["image_grid_thw"] = torch.cat([grid for grid, _ in distinct])
+            prompts["pixel_values"] = torch.cat([pixels for _, pixels in distinct])
+        index = torch.empty(len(prompt_ids), dtype=torch.long)
+        for number, group in enumerate(groups):
+            index[group] = number
+        # As TRL generates, in the same contexts.
+        with (
+            profiling_context(self, "transformers.generate"),
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+        ):
+            inputs: Any = self._prepare_input(prompts)
+            return sample_answers(model, inputs, index, self.generation_config, self.eos_token_ids), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -244,11 +319,15 @@ class SharedPrefixTrainer(GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
         steps_per_generation = self.args.steps_per_generation
         if self._step % (steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
-            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            batch = self._generate_and_score_completions(generation_batch)
             num_rows = len(batch["prompt_ids"])
+            # One copy of the pixels of a prompt is kept, in a list with one entry for each row.
+            images = split_images(*(batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")))
+            groups = same_prompts(batch["prompt_ids"].tolist(), images)
             order = shuffled_groups(num_rows, self.num_generations, self.accelerator.process_index * num_rows)
-            chunks: list[Any] = split_tensor_dict(take_rows(batch, order), steps_per_generation)
-            self._buffered_inputs = [unsplit_pixel_values_by_grid(chunk) for chunk in chunks]
+            self._buffered_inputs = split_tensor_dict(
+                take_rows(share_images(batch, groups), order), steps_per_generation
+            )
         return self._buffered_inputs[self._step % steps_per_generation]
 
 

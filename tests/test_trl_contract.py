@@ -65,6 +65,13 @@ ATTRIBUTES = [
     "loss_type",
     "use_vllm",
     "vllm_generation",
+    "use_transformers_continuous_batching",
+    "rollout_func",
+    "tools",
+    "environment_factories",
+    "eos_token_ids",
+    "pad_to_multiple_of",
+    "_dist",
 ]
 
 SOURCE = inspect.getsource(GRPOTrainer)
@@ -135,6 +142,33 @@ def test_generation_uses_the_configuration_that_is_edited() -> None:
     source = source_of("_generate_single_turn")
     assert "generation_config=self.generation_config" in source
     assert "generation_kwargs=self.generation_kwargs" in source
+
+
+def test_generation_is_wrapped_and_its_answers_cut_as_ours_are() -> None:
+    source = " ".join(source_of("_generate_single_turn").split())
+    for part in (
+        'profiling_context(self, "transformers.generate"), unwrap_model_for_generation( self.model_wrapped, '
+        "self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation,",
+        "gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs, ) as unwrapped_model, torch.no_grad(),",
+        "generate_inputs = super()._prepare_inputs(generate_inputs)",
+        "is_eos = torch.isin(completion_ids, torch.tensor(self.eos_token_ids, device=device))",
+        "(sequence_indices <= eos_idx.unsqueeze(1))",
+    ):
+        assert part in source
+    assert list(inspect.signature(GRPOTrainer._prepare_input).parameters) == ["self", "data"]
+
+
+def test_images_are_processed_by_the_processor_of_the_trainer() -> None:
+    assert "self.processing_class.apply_chat_template(" in source_of("_tokenize_prompts")
+    assert "self.processing_class(images=images, text=prompts_text" in source_of("_generate_and_score_completions")
+
+
+def test_loss_hands_the_pixels_on_untouched() -> None:
+    # Micro-batches hold lists with one tensor for each row, which only our log-probabilities read.
+    source = source_of("_compute_loss")
+    for name in ("pixel_values", "image_grid_thw", "num_images"):
+        assert source.count(name) == 2
+        assert f'{name}=inputs.get("{name}")' in source
 
 
 def test_vllm_reads_its_generation_kwargs_at_each_call() -> None:
