@@ -73,8 +73,8 @@ class Run:
         return [entry[name] for entry in self.reports[0]["log_history"] if name in entry]
 
 
-def launch(base: str, output: Path, spec: dict[str, Any]) -> Run:
-    """Run the worker in two processes, and read what both wrote."""
+def launch(base: str, output: Path, spec: dict[str, Any], worker: str = "worker.py") -> Run:
+    """Run a worker of this folder in two processes, and read what both wrote."""
     output.mkdir()
     spec_file = output / "spec.json"
     spec_file.write_text(json.dumps(spec))
@@ -88,8 +88,8 @@ def launch(base: str, output: Path, spec: dict[str, Any]) -> Run:
         # DeepSpeed compiles its communication on first use, and looks for ninja on the path.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    worker = str(Path(__file__).with_name("worker.py"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command.append(str(Path(__file__).with_name(worker)))
     log = output / "log.txt"
     with log.open("w") as stream:
         process = subprocess.Popen(
