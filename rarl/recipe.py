@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
 
 def run(main: Callable[[], None]) -> None:
     """Run a recipe; an error that the user can mend is one line, without a traceback."""
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
     try:
         main()
     except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from rarl.evaluation import Report
 from rarl.evaluation.predict import Prediction
 
 TITLES = {"mae": "MAE ↓", "accuracy": "accuracy ↑", "srcc": "SRCC ↑"}
+CAPTION = "τN: Kendall's τ of N images; in brackets: unreadable answers score the worst value"
 
 
 def cell(number: float | None, strict: float | None) -> str:
@@ -24,12 +25,12 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
     """
     metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
     counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
-    table = Table(title=title, caption="in brackets: unreadable answers score the worst value")
+    table = Table(title=title, caption=CAPTION)
     table.add_column("model")
     for name in metrics:
         table.add_column(TITLES[name], justify="right")
     for count in counts:
-        table.add_column(f"τ, {count} images ↑", justify="right")
+        table.add_column(f"τ{count} ↑", justify="right")
     table.add_column("unreadable", justify="right")
     for name, report in reports.items():
         strict = report.get("strict", {})
