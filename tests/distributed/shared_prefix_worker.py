@@ -1,8 +1,8 @@
-"""One of two processes: trains all parameters with and without shared prompts. Started by test_shared_prefix_zero.py.
+"""One of two processes: trains with and without shared prompts. Started by test_shared_prefix_zero.py.
 
 Usage: `python -m torch.distributed.run --nproc_per_node 2 shared_prefix_worker.py base_model output_folder spec.json`;
-the spec holds `num_images` (one row for each entry), `config` (arguments of `RARLConfig`) and `runs` (for each run what
-it changes there).
+the spec holds `num_images` (one row for each entry), `config` (arguments of `RARLConfig`), `runs` (for each run what it
+changes there) and `lora` (whether only adapters are trained).
 """
 
 import contextlib
@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOTrainer
 
 import rarl.shared_prefix
+from rarl.lora import LANGUAGE_LORA_TARGETS
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 from tests.distributed.worker import make_rows
 
@@ -44,10 +46,14 @@ def whole_parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
         gathered = deepspeed.zero.GatheredParameters(list(model.parameters()))
     with gathered:
-        return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        return {
+            name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
 
 
-def train(base: str, output: str, num_images: list[int], config: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def train(
+    base: str, output: str, num_images: list[int], lora: bool, config: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
     """Report of one run, and parameters before and after it."""
     planned: list[int] = []
     plan = rarl.shared_prefix.plan_calls
@@ -65,6 +71,8 @@ def train(base: str, output: str, num_images: list[int], config: dict[str, Any])
         args=args,
         train_dataset=Dataset.from_list(make_rows(num_images)),
         processing_class=AutoProcessor.from_pretrained(base),
+        # B random instead of 0, as gradients of A would be 0 otherwise.
+        peft_config=LoraConfig(r=4, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False) if lora else None,
     )
     if trainer.accelerator.num_processes != 2 or torch.distributed.get_world_size() != 2:
         raise RuntimeError(f"Two processes were started, this one is of {trainer.accelerator.num_processes}.")
@@ -94,7 +102,7 @@ def main(base: str, output: str, spec_file: str) -> None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)  # before ZeRO-3 loads a model
     reports, parameters = [], []
     for changes in spec["runs"]:
-        report, moved = train(base, output, spec["num_images"], spec["config"] | changes)
+        report, moved = train(base, output, spec["num_images"], spec["lora"], spec["config"] | changes)
         reports.append(report)
         parameters.append(moved)
     rank = torch.distributed.get_rank()
