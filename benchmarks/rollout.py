@@ -131,7 +131,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
 
     Returns:
         `speedup` is TRL's median time over ours for answers that end by chance after `SHORTEST` to `LONGEST` tokens,
-        `equal_length_speedup` for answers of `SHORTEST` tokens, where none ends early. `peak_memory_ratio` is TRL's peak
+        `equal_length_speedup` for `SHORTEST` tokens each, where none ends early. `peak_memory_ratio` is TRL's peak
         over ours. `greedy_identical` and `samples_identical` say whether greedy answers, and those of equal length
         drawn with the same seed, are the same both ways.
     """
