@@ -305,7 +305,12 @@ def answer_log_probs(
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
         budget: Most tokens of a call, padding included; see [`plan_calls`].
         agree: Number of calls of this process → of all processes, the largest.
+
+    Raises:
+        ValueError: If a prompt ends in an image, or an answer holds one.
     """
+    if mm_token_type_ids is not None and mm_token_type_ids[:, -completion_length:].any():
+        raise ValueError("Answers must be text to share a prompt, image tokens are seen in one.")
     prompt_mask = attention_mask[:, :-completion_length].bool()
     completion_ids = input_ids[:, -completion_length:]
     completion_mask = attention_mask[:, -completion_length:]

@@ -200,7 +200,7 @@ def measure(trainer: Any, batch: dict[str, Any], shares: bool) -> tuple[torch.Te
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    del trainer._get_per_token_logps_and_entropies
+    del trainer._get_per_token_logps_and_entropies  # the method shows again
     ((log_probs, entropies, _),) = seen
     return log_probs.detach(), entropies.detach(), loss.detach()
 
@@ -321,9 +321,11 @@ def test_gradient_checkpointing(make: Make, family: str, use_reentrant: bool) ->
     check(trainer)
 
 
+@pytest.mark.parametrize("use_reentrant", [None, False, True], ids=["", "checkpointing", "reentrant"])
 @pytest.mark.parametrize(("budget", "calls"), [(1000, 1), (110, 3), (1, 3 * GROUP)])
-def test_token_budget(make: Make, budget: int, calls: int) -> None:
-    trainer = make(shared_prefix_tokens=budget)
+def test_token_budget(make: Make, budget: int, calls: int, use_reentrant: bool | None) -> None:
+    trainer = make(shared_prefix_tokens=budget, **checkpointed(use_reentrant))
+    enable_checkpointing(trainer)
     batch = check(trainer)
     shapes = forward_calls(trainer.model)
     measure(trainer, batch, True)
@@ -392,6 +394,14 @@ def test_equal_ids_with_other_pixels_stay_apart(make: Make) -> None:
     shapes = forward_calls(trainer.model)
     measure(trainer, batch, True)
     assert len(shapes) == 1 and shapes[0][0] == 2
+
+
+def test_an_image_in_an_answer_is_refused(make: Make) -> None:
+    trainer = make()
+    batch = generate(trainer, True)
+    batch["mm_token_type_ids"][2, -3] = 1
+    with pytest.raises(ValueError, match="Answers must be text to share a prompt"):
+        measure(trainer, batch, True)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llama"])
