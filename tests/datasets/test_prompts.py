@@ -189,3 +189,14 @@ def test_grpo_trains_with_lora_in_the_language_model(source: BuiltinSource, tmp_
     assert all("language_model" in name and "lora" in name for name in moved)
     assert len(seen) == 8
     assert all(len(values) == len(images) and task == "count" for values, task, images in seen)
+
+
+def test_repeated_rows_share_their_images(source: BuiltinSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    load = BuiltinSource.load
+    monkeypatch.setattr(BuiltinSource, "load", lambda self, i: opened.append(i) or load(self, i))
+    dataset = make_dataset(source, np.arange(10, 40), num_prompts=4, mix={3: 1.0})
+    rows = dataset.__getitems__([1, 1, 1, 2, 2, 2])  # as a data loader asks for them
+    assert sorted(opened) == sorted({i for group in stored(dataset)[1:3] for i in group})
+    for row in rows[1:3]:
+        assert all(image is first for image, first in zip(row["images"], rows[0]["images"], strict=True))
