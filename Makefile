@@ -32,6 +32,9 @@ test-long: install
 
 bench: install
 	$(BIN)/python -m benchmarks.rewards
+	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.learner_step
+	$(BIN)/python -m benchmarks.train_step
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info

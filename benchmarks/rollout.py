@@ -6,22 +6,22 @@ messages of a batch to token ids: images and text are preprocessed, encoded, and
 
 import argparse
 import contextlib
-import gc
 import json
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
 from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
+from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
 from rarl.image_memo import images_processed_once
 from rarl.recipe import run
@@ -85,24 +85,6 @@ class Rollout:
         answers = self.sample(shared, seed)  # lists of numbers: the device is done
         return time.perf_counter() - start, answers
 
-    def peak_bytes(self, shared: bool) -> int:
-        """Most memory that tensors hold at once in [`sample`], beyond what they held before."""
-        gc.collect()
-        if torch.cuda.is_available():
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            self.sample(shared)
-            return torch.cuda.max_memory_allocated() - before
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            self.sample(shared)
-        assert profiler.profiler is not None
-        held = peak = 0
-        events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
-        return peak
-
 
 @dataclass
 class Timing:
@@ -131,8 +113,8 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
 
     Returns:
         `speedup` is TRL's median time over ours for answers that end by chance after `SHORTEST` to `LONGEST` tokens,
-        `equal_length_speedup` for `SHORTEST` tokens each, where none ends early. `peak_memory_ratio` is TRL's peak
-        over ours. `greedy_identical` and `samples_identical` say whether greedy answers, and those of equal length
+        `equal_length_speedup` for `SHORTEST` tokens each, where none ends early. `peak_memory_ratio` is our peak
+        over TRL's. `greedy_identical` and `samples_identical` say whether greedy answers, and those of equal length
         drawn with the same seed, are the same both ways.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +123,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
         settings.do_sample = False
         greedy = [rollout.sample(shared) for shared in (False, True)]  # warms up, too
         settings.do_sample = True
-        stock_bytes, shared_bytes = (rollout.peak_bytes(shared) for shared in (False, True))
+        stock_bytes, shared_bytes = (peak_bytes(partial(rollout.sample, shared))[1] for shared in (False, True))
         ended = time_in_turn(rollout, repeats)
         settings.max_new_tokens = SHORTEST
         equal = time_in_turn(rollout, repeats)
@@ -155,7 +137,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
         "stock_mean_length": mean_length(ended.stock_answers),
         "shared_mean_length": mean_length(ended.shared_answers),
         "equal_length_speedup": round(equal.stock / equal.shared, 2),
-        "peak_memory_ratio": round(stock_bytes / shared_bytes, 2),
+        "peak_memory_ratio": round(shared_bytes / stock_bytes, 3),
         "stock_peak_mb": round(stock_bytes / 1e6, 1),
         "shared_peak_mb": round(shared_bytes / 1e6, 1),
         "greedy_identical": greedy[0] == greedy[1],
@@ -166,7 +148,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
 def results_table(results: list[dict[str, Any]]) -> Table:
     """The figures of [`measure`] for each number of images."""
     table = Table(title=f"{NUM_GENERATIONS} answers of {SHORTEST} to {LONGEST} tokens to a prompt")
-    for heading in ("images", "prompt tokens", "TRL, s", "shared, s", "faster", "equal lengths", "less memory", "same"):
+    for heading in ("images", "prompt tokens", "TRL, s", "shared, s", "faster", "equal lengths", "memory", "same"):
         table.add_column(heading, justify="right")
     for row in results:
         table.add_row(

@@ -19,7 +19,7 @@ from rarl.datasets import load_source, make_dataset
 from rarl.prompt import build_completion
 from rarl.rewards import format_reward, regression_reward
 from rarl.task import get_task
-from rarl.trainer import RARLConfig, RARLTrainer
+from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from rarl.vision_tokens import vision_token_ids
 
 GROUP = 4
@@ -108,7 +108,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, completions: list[list[int]], logpro
     def rollout(self: Any, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         return [list(ids) for ids in completions], logprobs and [list(row) for row in logprobs]
 
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", rollout)
+    monkeypatch.setattr(SharedPrefixTrainer, "_generate_single_turn", rollout)
 
 
 def encode(processor: Any, text: str) -> list[int]:
