@@ -224,6 +224,43 @@ def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict
     return {**batch, "image_grid_thw": [grid for grid, _ in rows], "pixel_values": [pixels for _, pixels in rows]}
 
 
+def attention_cost(config: Any) -> float:
+    """Work of a query with one key, `q·k` and `p·v`, over the work of a token in the projections of a layer."""
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    query, key = (head_dim * heads for heads in (text.num_attention_heads, text.num_key_value_heads))
+    projections = text.hidden_size * (2 * query + 2 * key + 3 * text.intermediate_size)
+    return 2 * query / projections
+
+
+def cut_groups(groups: Sequence[Group], lengths: Sequence[int], cost: float) -> list[Group]:
+    """Groups in as many part-groups of like size as make least work.
+
+    A row of `n` tokens is `n + cost·n²` of work, as attention computes all pairs, also those that the mask hides: many
+    long answers to a short prompt are cheaper in rows of a few, each with the prompt again.
+
+    Args:
+        groups: Of one micro-batch.
+        lengths: Tokens of each answer of the micro-batch, indexed by `Group.rows`.
+        cost: Of a pair beside a token; see [`attention_cost`]. 0 leaves groups whole.
+    """
+    parts = []
+    for group in groups:
+        number, prompt = len(group.rows), len(group.prompt) - 1
+        answer = sum(lengths[row] for row in group.rows) / number
+
+        def work(rows: int, number: int = number, prompt: int = prompt, answer: float = answer) -> float:
+            tokens = prompt + answer * number / rows
+            return rows * (tokens + cost * tokens**2)
+
+        rows = min(range(1, number + 1), key=work)
+        parts += [
+            Group(tuple(part.tolist()), group.prompt, group.positions)
+            for part in torch.tensor(group.rows).tensor_split(rows)
+        ]
+    return parts
+
+
 def plan_calls(groups: Sequence[Group], lengths: Sequence[int], budget: int | None) -> list[list[Group]]:
     """Which groups go through the model together: padded tokens of a call stay within `budget`.
 
@@ -290,6 +327,7 @@ def answer_log_probs(
     images: Sequence[Images | None] | None = None,
     mm_token_type_ids: torch.Tensor | None = None,
     budget: int | None = None,
+    cost: float = 0.0,
     agree: Callable[[int], int] = lambda number: number,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities and entropies of answers, `[b, r]` each, every distinct prompt encoded once a call.
@@ -304,6 +342,7 @@ def answer_log_probs(
         images: Of each row its `(grid, pixels)`; see [`split_images`].
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
         budget: Most tokens of a call, padding included; see [`plan_calls`].
+        cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
         agree: Number of calls of this process → of all processes, the largest.
 
     Raises:
@@ -322,7 +361,8 @@ def answer_log_probs(
         types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][kept]
         own = images[first] if images is not None else None
         groups.append(Group(tuple(rows), prompt, prompt_positions(base_model, prompt, types, own[0] if own else None)))
-    calls = plan_calls(groups, completion_mask.sum(dim=1).tolist(), budget)
+    lengths = completion_mask.sum(dim=1).tolist()
+    calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
     log_probs, entropies = [], []
     for call in calls:

@@ -35,6 +35,7 @@ from rarl.rewards import REWARDS, weights
 from rarl.rollout import sample_answers, unsupported_settings
 from rarl.shared_prefix import (
     answer_log_probs,
+    attention_cost,
     innermost,
     same_prompts,
     share_images,
@@ -180,20 +181,39 @@ class SharedPrefixTrainer(GRPOTrainer):
         if reason is not None and wanted == "on":
             raise ValueError(f"shared_prefix='on', but {reason}.")
         if reason is not None and wanted == "auto":
-            logger.info(f"Prompts are not shared: {reason}.")
+            logger.warning(f"Prompts are not shared: {reason}.")
         self._shares_prefix = reason is None
+        if self._shares_prefix:
+            self._attention_cost = attention_cost(self.accelerator.unwrap_model(self.model).config)
+            self._check_calls()
         in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
         if in_generation is not None and wanted != "off":
-            logger.info(f"Prompts are not shared in generation: {in_generation}.")
+            logger.warning(f"Prompts are not shared in generation: {in_generation}.")
         self._shares_generation = in_generation is None
         self._shares_images = wanted != "off"
 
     def _why_not_shared(self) -> str | None:
         if self.aux_loss_enabled:
             return "the load-balancing loss counts every token of the plain layout"
+        if self._is_vlm and (self.tools or self.environment_factories is not None or self.rollout_func is not None):
+            return "answers may hold images"
         if self.is_fsdp_enabled:
             return "it is untested under FSDP"
         return unsupported(self.accelerator.unwrap_model(self.model).config)
+
+    def _check_calls(self) -> None:
+        reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+        if (
+            getattr(self.args, "shared_prefix_tokens", None) is not None
+            and self.args.gradient_checkpointing
+            and reentrant
+            and (self.accelerator.num_processes > 1 or self.is_deepspeed_enabled)
+        ):
+            raise ValueError(
+                "shared_prefix_tokens makes several calls of the model, whose gradients do not go together with "
+                "reentrant gradient checkpointing here (TRL sets it for LoRA under ZeRO-3): leave it unset, and lower "
+                "per_device_train_batch_size if memory is short."
+            )
 
     def _why_not_shared_in_generation(self) -> str | None:
         if self.use_vllm or self.use_transformers_continuous_batching:
@@ -302,6 +322,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                         None if images is None else images[rows],
                         None if types is None else types[rows],
                         getattr(self.args, "shared_prefix_tokens", None),
+                        self._attention_cost,
                         self._largest_of_processes,
                     )
                 )
