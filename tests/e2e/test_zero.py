@@ -25,7 +25,8 @@ def launch(folder: Path, stage: int) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "recipes/rarl_stage2.py"), *SHORT, "--per_device_train_batch_size", "4"]
     command += ["--use_cpu", "true", "--deepspeed", "zero.json", "--output_dir", "output", "--warmup_steps", "0"]
-    command += ["--num_images", "1", "2", "--eval_num_images", "1", "2", "--logging_steps", "1"]
+    # Lists of four leave something to learn: a group that agrees has no gradient.
+    command += ["--num_images", "2", "4", "--eval_num_images", "1", "2", "--logging_steps", "1"]
     command += ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "3"]
     # DeepSpeed compiles its communication on first use, and looks for ninja on the path.
     result = start(
