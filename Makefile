@@ -34,6 +34,7 @@ bench: install
 	$(BIN)/python -m benchmarks.rewards
 	$(BIN)/python -m benchmarks.rollout
 	$(BIN)/python -m benchmarks.learner_step
+	$(BIN)/python -m benchmarks.estimate
 	$(BIN)/python -m benchmarks.train_step
 
 clean:
