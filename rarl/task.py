@@ -82,7 +82,7 @@ class OrdinalTask:
         """
         number = float(value)
         if not math.isfinite(number):
-            raise ValueError(f"{where}: value {value!r} is not finite; task {self.name!r} wants an {self.value_range}.")
+            raise ValueError(f"{where}: value {value!r} is not finite; task {self.name!r} wants: {self.value_range}.")
         if not self.minimum <= number <= self.maximum:
             raise ValueError(
                 f"{where}: value {number:g} is outside the range of task {self.name!r}, "

@@ -1,6 +1,7 @@
 """Your own images: a folder and a CSV that gives each file its value."""
 
 import csv as csv_module
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ class FolderSource(ImageSource):
 
     Raises:
         FileNotFoundError: If the folder, the CSV or a listed file is missing.
-        ValueError: If the header is wrong, there is no row, or a value is not a number in the task's range.
+        ValueError: If the file is not a CSV in UTF-8, the header is wrong, there is no row, a value is not a number in
+            the task's range, or a file is listed twice.
 
     Example:
 
@@ -52,18 +54,14 @@ class FolderSource(ImageSource):
         self._files: list[str] = []
         lines: list[int] = []
         values: list[float] = []
-        with self.csv.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv_module.DictReader(stream)
-            header = reader.fieldnames or []
-            if not {"file", "value"} <= set(header):
-                raise ValueError(f"{csv}: wanted a header with file,value, got {','.join(header) or 'an empty file'}.")
-            for row in reader:
-                where = f"{csv} line {reader.line_num}, file {row['file']!r}"
-                if None in row or None in row.values():
-                    raise ValueError(f"{where}: wanted {len(header)} fields as in the header, got another number.")
-                values.append(_number(row["value"], task, where))
-                self._files.append(self._existing(row["file"], where))
-                lines.append(reader.line_num)
+        seen: dict[str, int] = {}
+        for line, row in _rows(self.csv):
+            where = f"{csv} line {line}, file {row['file']!r}"
+            values.append(_number(row["value"], task, where))
+            self._files.append(self._existing(row["file"], where))
+            lines.append(line)
+            if seen.setdefault(row["file"], line) != line:
+                raise ValueError(f"{where}: listed in line {seen[row['file']]} already; wanted each file once.")
         if not values:
             raise ValueError(f"{csv}: no images listed below the header; wanted at least one.")
         self._lines = np.asarray(lines, dtype=np.int64)
@@ -86,11 +84,32 @@ class FolderSource(ImageSource):
         return decode(data), data
 
 
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and fields of each row of a CSV with the header `file,value`."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv_module.DictReader(stream)
+        try:
+            header = reader.fieldnames or []
+            if not {"file", "value"} <= set(header):
+                raise ValueError(f"{path}: wanted a header with file,value, got {','.join(header) or 'an empty file'}.")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"{path} line {reader.line_num}, file {row['file']!r}: wanted {len(header)} fields as in the "
+                        "header, got another number."
+                    )
+                yield reader.line_num, row
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: wanted a CSV in UTF-8, got other bytes: {error}.") from None
+        except csv_module.Error as error:
+            raise ValueError(f"{path} behind line {reader.line_num}: wanted a CSV, but {error}.") from None
+
+
 def _number(text: str, task: OrdinalTask, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise ValueError(
-            f"{where}: value {text!r} is not a number; task {task.name!r} wants an {task.value_range}."
+            f"{where}: value {text!r} is not a number; task {task.name!r} wants: {task.value_range}."
         ) from None
     return task.check_value(value, where)

@@ -298,6 +298,22 @@ def test_rows_with_another_number_of_fields(tmp_path: Path, row: str) -> None:
         FolderSource(tmp_path, tmp_path / "t.csv", "count")
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("b\xe4r.png,1".encode("latin-1"), r"t\.csv: wanted a CSV in UTF-8.*0xe4"),
+        (b"x" * 200_000 + b",1", r"t\.csv behind line 2: wanted a CSV, but field larger"),
+        (b"a.png,2", r"t\.csv line 3, file 'a\.png': listed in line 2 already; wanted each file once"),
+    ],
+)
+def test_what_is_no_csv_of_distinct_files(tmp_path: Path, row: bytes, message: str) -> None:
+    """A file with two lines would stand twice in a prompt, with two values."""
+    picture(30, 30).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_bytes(b"file,value\na.png,1\n" + row + b"\n")
+    with pytest.raises(ValueError, match=message):
+        FolderSource(tmp_path, tmp_path / "t.csv", "count")
+
+
 def test_byte_order_mark_and_other_columns(tmp_path: Path) -> None:
     picture(30, 30).save(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("\ufefffile,note,value\na.png,x,4\n", encoding="utf-8")
