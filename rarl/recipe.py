@@ -16,14 +16,15 @@ from typing import Any, cast
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from rarl import tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content
-from rarl.evaluation.heldout import heldout_prompts
+from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
@@ -122,16 +123,30 @@ class RecipeArguments:
         return register_task(OrdinalTask(name=name, **changes)).name
 
 
+UNUSED = ("model_revision", "load_in_8bit", "load_in_4bit")
+"""Fields of TRL's `ModelConfig` that recipes do not use: [`parse`] refuses them rather than drop them."""
+
+
 def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[Any, RecipeArguments, ModelConfig]:
     """Training arguments, recipe arguments and model arguments from `--config` (YAML) and flags.
 
     Without `--config`, `default_config` is used, so that a recipe runs as it stands. Unknown flags and keys are errors.
+
+    Raises:
+        ValueError: On those, and if `resume_from_checkpoint` is no checkpoint that a run can go on from.
     """
     arguments = sys.argv[1:]
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--config="):  # TrlParser knows it as two arguments only
+            arguments[place : place + 1] = argument.split("=", 1)
     if "--config" not in arguments:
         arguments = ["--config", str(default_config), *arguments]
     parser = TrlParser((config_type, RecipeArguments, ModelConfig))  # type: ignore[arg-type]  # a tuple of types
     training_args, recipe_args, model_args = parser.parse_args_and_config(arguments)
+    ignored = [name for name in UNUSED if getattr(model_args, name) != getattr(ModelConfig, name)]
+    if ignored:
+        raise ValueError(f"{', '.join(ignored)}: known to TRL, but without effect here; wanted no such argument.")
+    training_args.resume_from_checkpoint = resume_from(training_args)
     if training_args.deepspeed_plugin is not None and training_args.use_cpu:
         # On GPUs accelerate has done it by now; on CPUs it would come with the trainer, and ZeRO-3 loads the model in
         # shards before.
@@ -172,6 +187,8 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     a = arguments
     if a.adapter is not None:
         check_folder(a.adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
+        if not Path(a.adapter).is_dir():
+            PeftConfig.from_pretrained(a.adapter)  # on the Hub, or an error now
     source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
@@ -203,10 +220,22 @@ def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
     return found
 
 
-def check_lengths(data: Data, path: str, processor: Any, max_completion_length: int) -> None:
-    """Refuse prompts that do not fit the context of the model at `path` beside `max_completion_length` tokens."""
+def check_lengths(data: Data, path: str, processor: Any, max_completion_length: int, eval_max_new_tokens: int) -> None:
+    """Refuse prompts that do not fit the context of the model at `path` beside the longest completion.
+
+    Args:
+        data: Its training rows are checked, and its test rows: they may have more images.
+        path: The base model.
+        processor: Its processor.
+        max_completion_length: Tokens of a completion in training.
+        eval_max_new_tokens: Tokens of a test answer.
+
+    Raises:
+        ValueError: Names the row, its files, its tokens and the limit.
+    """
     context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
     check_context(data.train, processor, context, max_completion_length)
+    check_test_context(data.test, processor, context, eval_max_new_tokens)
 
 
 def longest_reference(data: Data, processor: Any) -> int:
@@ -238,10 +267,27 @@ def load_policy(path: str, model_args: ModelConfig, training_args: Any, adapter:
     return model, get_peft_config(model_args)
 
 
-def resume_from(training_args: TrainingArguments) -> str | bool | None:
-    """`resume_from_checkpoint` as `Trainer.train` takes it: a folder, or `true` for the newest checkpoint."""
+def resume_from(training_args: TrainingArguments) -> str | None:
+    """Folder of the checkpoint of `resume_from_checkpoint`: its own, or with `true` the newest in `output_dir`.
+
+    Raises:
+        ValueError: If there is none, or it holds weights only (`save_only_model`): a trainer would go on from it with
+            a new optimiser, and say nothing.
+    """
     value = training_args.resume_from_checkpoint
-    return True if str(value).lower() in ("true", "last") else value
+    if value is None:
+        return None
+    output_dir = Path(str(training_args.output_dir))
+    if str(value).lower() in ("true", "last"):
+        value = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+        if value is None:
+            raise ValueError(f"resume_from_checkpoint: {output_dir} holds no checkpoint-...; wanted at least one.")
+    if not (Path(value) / "trainer_state.json").is_file() or not any(Path(value).glob("rng_state*.pth")):
+        raise ValueError(
+            f"resume_from_checkpoint: {value} holds no trainer_state.json and rng_state*.pth; wanted a whole "
+            "checkpoint, saved without save_only_model."
+        )
+    return value
 
 
 def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, arguments: RecipeArguments) -> str | None:

@@ -15,7 +15,6 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
-    resume_from,
     run,
 )
 from rarl.trainer import RARLConfig, RARLTrainer
@@ -27,13 +26,13 @@ def main() -> None:
     path = resolve_model(model_args.model_name_or_path)
     data = prepare_data(arguments)
     processor = load_processor(path)
-    check_lengths(data, path, processor, training_args.max_completion_length)
+    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
     repository = hub_repository(training_args, model_args, arguments)
     model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = RARLTrainer(
         model, rewards, training_args, data.train, processing_class=processor, peft_config=peft_config
     )
-    trainer.train(resume_from_checkpoint=resume_from(training_args))
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, data, arguments, path, "stage1", repository)
 
 

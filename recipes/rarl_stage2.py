@@ -17,7 +17,6 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
-    resume_from,
     run,
     stage1_adapter,
 )
@@ -32,11 +31,11 @@ def main() -> None:
     arguments.adapter = stage1_adapter(arguments, path)
     data = prepare_data(arguments)
     processor = load_processor(path)
-    check_lengths(data, path, processor, training_args.max_completion_length)
+    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
     repository = hub_repository(training_args, model_args, arguments)
     model, _ = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = RARLTrainer(model, rewards, training_args, data.train, processing_class=processor)
-    trainer.train(resume_from_checkpoint=resume_from(training_args))
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, data, arguments, path, "stage2", repository)
 
 

@@ -18,7 +18,6 @@ from rarl.recipe import (
     longest_reference,
     parse,
     prepare_data,
-    resume_from,
     run,
 )
 
@@ -29,13 +28,13 @@ def main() -> None:
     data = prepare_data(arguments, with_completion=True)
     processor = load_processor(path)
     training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, path, processor, longest_reference(data, processor))
+    check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
     repository = hub_repository(training_args, model_args, arguments)
     model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
     trainer = SFTTrainer(
         model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
     )
-    trainer.train(resume_from_checkpoint=resume_from(training_args))
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, data, arguments, path, "sft", repository)
 
 

@@ -11,9 +11,11 @@ from transformers import TrainingArguments
 from trl import ModelConfig
 
 from rarl import tiny
+from rarl.datasets.validation import prompt_lengths
 from rarl.models import resolve_model, trained_task
 from rarl.recipe import (
     RecipeArguments,
+    check_lengths,
     hub_repository,
     longest_reference,
     parse,
@@ -163,13 +165,62 @@ def test_folder_without_adapter_is_refused_before_the_data(tmp_path: Path) -> No
         prepare_data(RecipeArguments(adapter="empty"))
 
 
+def test_adapter_that_is_nowhere_is_refused_before_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        prepare_data(RecipeArguments(adapter="outputs/nowhere", folder="unused"))
+
+
+def write_checkpoint(folder: Path, *files: str) -> None:
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).touch()
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [("true", True), (True, True), ("last", True), ("outputs/a/checkpoint-3", "outputs/a/checkpoint-3"), (None, None)],
+    [
+        ("true", "output/checkpoint-10"),
+        (True, "output/checkpoint-10"),
+        ("last", "output/checkpoint-10"),
+        ("output/checkpoint-9", "output/checkpoint-9"),
+        (None, None),
+    ],
 )
 def test_resume_from(given: Any, expected: Any) -> None:
-    arguments = TrainingArguments("output", resume_from_checkpoint=given, use_cpu=True)
-    assert resume_from(arguments) == expected
+    write_checkpoint(Path("output/checkpoint-9"), "trainer_state.json", "rng_state.pth")
+    write_checkpoint(Path("output/checkpoint-10"), "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth")
+    assert resume_from(TrainingArguments("output", resume_from_checkpoint=given, use_cpu=True)) == expected
+
+
+def test_resume_from_what_is_no_whole_checkpoint() -> None:
+    """Weights alone would be trained on with a new optimiser, without a word."""
+
+    def fails(given: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            resume_from(TrainingArguments("output", resume_from_checkpoint=given, use_cpu=True))
+
+    fails("true", "output holds no checkpoint-")
+    write_checkpoint(Path("output/checkpoint-2"), "trainer_state.json", "adapter_model.safetensors")
+    fails("true", "output/checkpoint-2 holds no .*saved without save_only_model")
+    fails("elsewhere", "elsewhere holds no trainer_state.json")
+
+
+def test_arguments_without_effect_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--use_cpu", "true", "--load_in_4bit", "true", "--model_revision", "v2"]
+    monkeypatch.setattr(sys, "argv", ["recipe.py", *flags])
+    with pytest.raises(ValueError, match="^model_revision, load_in_4bit: .*without effect"):
+        parse(RARLConfig, CONFIG)
+
+
+def test_test_prompts_must_fit_the_context_too() -> None:
+    """Stage 1 trains on short prompts, and is evaluated on long ones at its end."""
+    _, processor = tiny.load()
+    data = prepare_data(RecipeArguments(size=200, num_prompts=4, eval_prompts=2, eval_num_images=[1, 8]))
+    longest = int(prompt_lengths(data.source, data.test[8].with_format(None)["images"], processor).max())
+    check_lengths(data, tiny.path(), processor, 32, 4096 - longest)
+    with pytest.raises(ValueError, match=rf"prompts of 8 images: Row \d.* {longest} tokens, but at most {longest - 1}"):
+        check_lengths(data, tiny.path(), processor, 32, 4097 - longest)
 
 
 def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +229,11 @@ def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypat
     assert (training_args.max_steps, arguments.task, arguments.num_images) == (3, "brightness", [1, 2, 4, 8])
     assert model_args.model_name_or_path == "tiny"
     (tmp_path / "own.yaml").write_text("output_dir: own\nuse_cpu: true\nnum_images: [2]\nnum_generations: 4\n")
-    monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml", "--num_images", "4", "8"])
-    training_args, arguments, _ = parse(RARLConfig, CONFIG)
-    assert (training_args.output_dir, training_args.num_generations, arguments.num_images) == ("own", 4, [4, 8])
-    assert arguments.task is None, "the default config was read beside the one given"
+    for config in (["--config", "own.yaml"], ["--config=own.yaml"]):
+        monkeypatch.setattr(sys, "argv", ["recipe.py", *config, "--num_images", "4", "8"])
+        training_args, arguments, _ = parse(RARLConfig, CONFIG)
+        assert (training_args.output_dir, training_args.num_generations, arguments.num_images) == ("own", 4, [4, 8])
+        assert arguments.task is None, "the default config was read beside the one given"
 
 
 def test_run_says_what_the_user_can_mend_and_shows_defects() -> None:

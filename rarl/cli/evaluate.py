@@ -41,7 +41,7 @@ def evaluate(
     from rich.console import Console
 
     from rarl.datasets import load_source
-    from rarl.evaluation.heldout import heldout_prompts
+    from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
     from rarl.evaluation.tables import report_table
@@ -51,6 +51,8 @@ def evaluate(
     images = load_source(source, judged, folder, csv, size, split_seed, min_pixels, max_pixels)
     datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, split_seed)
     loaded, processor = load_model(model, adapter)
+    context = loaded.config.get_text_config().max_position_embeddings
+    check_test_context(datasets, processor, context, max_new_tokens)
     report = evaluate_model(loaded, processor, datasets, images.task, batch_size, max_new_tokens, constant=median)
     write_report(report, output)
     Console().print(report_table({output.stem: report}, title=images.task.name))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rarl.datasets import ImageSource, make_dataset, split_by_content, verify
+from rarl.datasets import ImageSource, check_context, make_dataset, split_by_content, verify
 
 
 def heldout_prompts(
@@ -36,8 +36,28 @@ def heldout_prompts(
     splits = split_by_content(source, seed=seed)
     if split not in splits:
         raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
-    datasets = {
-        number: make_dataset(source, splits[split], num_prompts, {number: 1.0}, min_gap, seed)
-        for number in sorted(set(num_images))
-    }
+    datasets = {}
+    for number in sorted(set(num_images)):
+        try:
+            datasets[number] = make_dataset(source, splits[split], num_prompts, {number: 1.0}, min_gap, seed)
+        except ValueError as error:
+            raise ValueError(
+                f"Held-out prompts of {number} images from the {split} split, {len(splits[split])} of {len(source)} "
+                f"images: {error}"
+            ) from None
     return datasets, float(np.median(source.values[splits["train"]]))
+
+
+def check_test_context(
+    datasets: dict[int, Any], processor: Any, max_position_embeddings: int, max_new_tokens: int
+) -> None:
+    """[`check_context`](rarl.datasets.validation.check_context) for prompts of [`heldout_prompts`].
+
+    Raises:
+        ValueError: Names the number of images, the first row that is too long, its files, its tokens and the limit.
+    """
+    for number, rows in datasets.items():
+        try:
+            check_context(rows, processor, max_position_embeddings, max_new_tokens)
+        except ValueError as error:
+            raise ValueError(f"Held-out prompts of {number} images: {error}") from None

@@ -209,5 +209,8 @@ def test_heldout_prompts_use_the_split_and_the_training_median() -> None:
     assert median == float(np.median(source.values[splits["train"]]))
     used = {i for row in datasets[2].with_format(None)["images"] for i in row}
     assert used <= set(splits["validation"].tolist()) and len(used) > 1
+    few = len(splits["test"])
+    with pytest.raises(ValueError, match=rf"of {few + 1} images from the test split, {few} of 80 images"):
+        heldout_prompts(source, "test", [1, few + 1], num_prompts=2, seed=3)
     with pytest.raises(ValueError, match="'dev'.*train, validation, test"):
         heldout_prompts(source, "dev")
