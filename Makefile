@@ -38,4 +38,4 @@ bench: install
 	$(BIN)/python -m benchmarks.train_step
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info
+	rm -rf $(VENV) build *.egg-info
