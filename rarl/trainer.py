@@ -186,6 +186,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         if self._shares_prefix:
             self._attention_cost = attention_cost(self.accelerator.unwrap_model(self.model).config)
             self._check_calls()
+            self._leave_out_frozen_vision()
         in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
         if in_generation is not None and wanted != "off":
             logger.warning(f"Prompts are not shared in generation: {in_generation}.")
@@ -200,6 +201,16 @@ class SharedPrefixTrainer(GRPOTrainer):
         if self.is_fsdp_enabled:
             return "it is untested under FSDP"
         return unsupported(self.accelerator.unwrap_model(self.model).config)
+
+    def _leave_out_frozen_vision(self) -> None:
+        """No gradients of the activations of a vision tower that is not trained.
+
+        With LoRA and gradient checkpointing TRL makes all input embeddings require gradients, those of images too.
+        """
+        model = innermost(self.accelerator.unwrap_model(self.model))
+        visual = getattr(model, "visual", None)
+        if visual is not None and not any(parameter.requires_grad for parameter in visual.parameters()):
+            visual.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out.requires_grad_(False))
 
     def _check_calls(self) -> None:
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")

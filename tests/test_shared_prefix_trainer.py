@@ -28,6 +28,7 @@ from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
 from rarl.lora import LANGUAGE_LORA_TARGETS
 from rarl.prompt import build_prompt
+from rarl.shared_prefix import innermost
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 
 GROUP = 4
@@ -319,6 +320,19 @@ def test_gradient_checkpointing(make: Make, family: str, use_reentrant: bool) ->
     trainer = make(family=family, **checkpointed(use_reentrant))
     enable_checkpointing(trainer)
     check(trainer)
+
+
+@pytest.mark.parametrize("trained", ["language", "all"])
+def test_gradients_reach_the_vision_tower_only_if_it_is_trained(make: Make, trained: str) -> None:
+    """TRL's checkpointing of LoRA asks for gradients of all embeddings, those of images too."""
+    targets = LANGUAGE_LORA_TARGETS if trained == "language" else "all-linear"
+    trainer = make(peft_config=LoraConfig(r=4, target_modules=targets, init_lora_weights=False), **checkpointed(False))
+    batch = generate(trainer, True)
+    features: list[bool] = []
+    merger = innermost(trainer.model).visual.merger
+    merger.register_forward_hook(lambda module, inputs, output: features.append(inputs[0].requires_grad))
+    measure(trainer, batch, True)
+    assert features and set(features) == {trained == "all"}
 
 
 @pytest.mark.parametrize("use_reentrant", [None, False, True], ids=["", "checkpointing", "reentrant"])
