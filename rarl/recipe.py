@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from rarl import tiny
-from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content
+from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
@@ -192,7 +192,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
-    indices = split_by_content(source, seed=a.split_seed)["train"]
+    indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
     return Data(source, train, test, median)
 

@@ -6,7 +6,7 @@ from rarl.datasets.builtin import BuiltinSource
 from rarl.datasets.folder import FolderSource
 from rarl.datasets.images import ImageError
 from rarl.datasets.prompts import make_dataset, stream_dataset
-from rarl.datasets.sampling import sample_groups, split_by_content
+from rarl.datasets.sampling import sample_groups, split_by_content, without_copies
 from rarl.datasets.source import ImageSource, verify
 from rarl.datasets.utkface import UTKFaceSource
 from rarl.datasets.validation import check_context, check_groups, check_uniform
@@ -28,6 +28,7 @@ __all__ = [
     "split_by_content",
     "stream_dataset",
     "verify",
+    "without_copies",
 ]
 
 SOURCES = ("builtin", "utkface", "folder")

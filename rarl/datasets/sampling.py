@@ -1,5 +1,6 @@
 """Which image goes into which split, and which images share a prompt."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import count
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from rarl.datasets.source import ImageSource
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,6 +51,28 @@ def split_by_content(
                 "wanted at least one image: add images, change the seed, or set the fraction to 0."
             )
     return splits
+
+
+def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
+    """Those of `indices` whose content no earlier one has, so that no picture can stand twice in one prompt.
+
+    Copies are counted in a warning, which names the first of them, its original and both values.
+    """
+    first: dict[str, int] = {}
+    kept = np.array([first.setdefault(source.content_hash(i), i) == i for i in indices.tolist()], dtype=bool)
+    if not kept.all():
+        copy = int(indices[~kept][0])
+        original = first[source.content_hash(copy)]
+        logger.warning(
+            "%d of %d images are copies of others and not used, such as %s (value %g) of %s (value %g)",
+            int((~kept).sum()),
+            len(indices),
+            source.where(copy),
+            source.values[copy],
+            source.where(original),
+            source.values[original],
+        )
+    return indices[kept]
 
 
 def sample_groups(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rarl.datasets import ImageSource, check_context, make_dataset, split_by_content, verify
+from rarl.datasets import ImageSource, check_context, make_dataset, split_by_content, verify, without_copies
 
 
 def heldout_prompts(
@@ -36,13 +36,14 @@ def heldout_prompts(
     splits = split_by_content(source, seed=seed)
     if split not in splits:
         raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
+    indices = without_copies(source, splits[split])
     datasets = {}
     for number in sorted(set(num_images)):
         try:
-            datasets[number] = make_dataset(source, splits[split], num_prompts, {number: 1.0}, min_gap, seed)
+            datasets[number] = make_dataset(source, indices, num_prompts, {number: 1.0}, min_gap, seed)
         except ValueError as error:
             raise ValueError(
-                f"Held-out prompts of {number} images from the {split} split, {len(splits[split])} of {len(source)} "
+                f"Held-out prompts of {number} images from the {split} split, {len(indices)} of {len(source)} "
                 f"images: {error}"
             ) from None
     return datasets, float(np.median(source.values[splits["train"]]))

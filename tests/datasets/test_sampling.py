@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rarl.datasets import ImageSource, sample_groups, split_by_content
+from rarl.datasets import ImageSource, sample_groups, split_by_content, without_copies
 from rarl.task import get_task
 
 
@@ -67,6 +67,14 @@ def test_empty_split_is_an_error_unless_asked_for() -> None:
         split_by_content(source)
     splits = split_by_content(source, (1.0, 0.0, 0.0))
     assert [len(indices) for indices in splits.values()] == [3, 0, 0]
+
+
+def test_copies_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A file under a second name would stand twice in a prompt."""
+    source = Blocks([7, 7, 8, 8, 9, 9])
+    assert without_copies(source, np.array([1, 2, 4])).tolist() == [1, 2, 4] and not caplog.text
+    assert without_copies(source, np.arange(1, 6)).tolist() == [1, 2, 4]
+    assert "2 of 5 images are copies of others and not used, such as 3.png (value 0) of 2.png (value 0)" in caplog.text
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.3, 0.1), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])
