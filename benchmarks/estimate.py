@@ -111,6 +111,8 @@ def check(trained: Trained, num_images: int, checkpointing: bool = False) -> dic
     row: dict[str, Any] = {"trained": trained, "images": num_images}
     for name, step in zip(both, learner_step.passes(trainer).values(), strict=True):
         trainer.model.zero_grad()
+        if name == "shared":
+            trainer._leave_out_frozen_vision()  # as its constructor does, but here checkpointing came after that
         with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place_flops}) as counter:
             _, peak = peak_bytes(step)
         row[name] = {

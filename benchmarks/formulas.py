@@ -30,14 +30,14 @@ class Layout:
         rows, length: Of tokens; all rows have the same length.
         grids: Of all images, of every row.
         scored: Positions that go through the LM head.
-        masked: Whether attention gets a mask, `[rows, length, length]`.
+        shared: Ours: attention gets a mask, `[rows, length, length]`, and a frozen vision tower has no gradients.
     """
 
     rows: int
     length: int
     grids: tuple[Grid, ...]
     scored: int
-    masked: bool
+    shared: bool
 
     @property
     def patches(self) -> int:
@@ -115,13 +115,21 @@ layers are checkpointed.
 A backward pass is one forward pass for gradients of activations and one for those of weights; frozen weights have none,
 nor do pixels. Attention's is 2.5 (it computes scores again), the fused head's 3 (logits again), or 2 if frozen.
 Checkpointing runs all layers forward again; with LoRA it also makes the inputs of the frozen vision tower require
-gradients (`enable_input_require_grads`), so that gradients of its activations are computed, for nothing."""
+gradients (`enable_input_require_grads`), so that gradients of its activations are computed, for nothing. Shared prompts
+leave that out: see [`tower_has_gradients`]."""
+VISION_PARTS = ("patches", "vision", "vision_pairs", "merger")
+
+
+def tower_has_gradients(layout: Layout, trained: Trained, checkpointing: bool) -> bool:
+    """Whether a backward pass goes through the vision tower."""
+    return trained == "full" or (checkpointing and not layout.shared)
 
 
 def step_flops(config: Any, layout: Layout, trained: Trained, checkpointing: bool) -> float:
     """FLOPs of a forward and backward pass."""
     forward, passes = forward_flops(config, layout), PASSES[trained, checkpointing]
-    return sum(count * forward[part] for part, count in zip(PARTS, passes, strict=True))
+    left_out = () if tower_has_gradients(layout, trained, checkpointing) else VISION_PARTS
+    return sum(forward[part] * (1 if part in left_out else count) for part, count in zip(PARTS, passes, strict=True))
 
 
 def layer_bytes(config: Any, layout: Layout, trained: Trained, size: int) -> tuple[int, int]:
@@ -134,7 +142,7 @@ def layer_bytes(config: Any, layout: Layout, trained: Trained, size: int) -> tup
     _, width, query, key, inner = text_sizes(config)
     vision = config.vision_config
     norms = 8 + 2 * size * (2 if trained == "full" else 1)
-    attention = 2 * query + 2 * (query if layout.masked else key)
+    attention = 2 * query + 2 * (query if layout.shared else key)
     adapters = 7 * RANK if trained == "lora" else 0
     token = norms * width + size * (attention + 4 * inner + adapters)
     # SDPA keeps its output by windows, the projection after it whole.
@@ -153,8 +161,10 @@ def activation_bytes(config: Any, layout: Layout, trained: Trained, checkpointin
     tokens, patches = layout.rows * layout.length, layout.patches
     token, patch = layer_bytes(config, layout, trained, size)
     head = min(layout.scored, HEAD_TOKENS) * HEAD_VOCAB * size + layout.scored * width * (4 + size)
-    mask = (1 + size) * layout.rows * layout.length**2 if layout.masked else 0
+    mask = (1 + size) * layout.rows * layout.length**2 if layout.shared else 0
     if checkpointing:
+        if not tower_has_gradients(layout, trained, checkpointing):
+            patches = 0
         inputs = size * (tokens * layers * width + patches * vision.depth * vision.hidden_size)
         return inputs + mask + max(2 * tokens * token, 2 * patches * patch, head)
     tower = patches * vision.depth * patch if trained == "full" else 0

@@ -199,7 +199,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     names, lefts = [], torch.zeros(2 * len(results))
     for row in results:
-        names += [f"{row['images']} images, {who}" for who in ("TRL", "shared prompts")]
+        images = f"{row['images']} image{'s' if row['images'] > 1 else ''}"
+        names += [f"{images}, {who}" for who in ("TRL", "shared prompts")]
     for part in PARTS:
         widths = [row[key][part] / 1e3 for row in results for key in ("stock_parts", "shared_parts")]
         axes.barh(names, widths, left=lefts.tolist(), label=part)
@@ -226,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES), help="numbers of images in the prompt")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps")
     parser.add_argument("--figure", type=Path, help="draw where the time goes, to this file")
     arguments = parser.parse_args()
     if min(arguments.steps, *arguments.images) < 1:
