@@ -4,7 +4,7 @@ The obvious way is a regular expression for the tags, `json.loads`, and `scipy.s
 answers only, so both score clean answers: wrong values in a wrong order, true values without ties.
 
 In the same run, the share of a training step that rewards and the Response Mutation Operation take; see
-[`benchmarks.training_step`].
+[`benchmarks.reward_share`].
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from benchmarks.training_step import measure_step
+from benchmarks.reward_share import measure_step
 from rarl import answer
 from rarl.prompt import list_reasoning
 from rarl.recipe import run
@@ -125,7 +125,7 @@ def scoring_table(figures: dict[str, float | int]) -> Table:
 
 
 def step_table(figures: dict[str, float | int]) -> Table:
-    """The figures of [`measure_step`](benchmarks.training_step.measure_step)."""
+    """The figures of [`measure_step`](benchmarks.reward_share.measure_step)."""
     step_ms = figures["step_ms"]
     table = Table(title=f"A step of stage 2 on the tiny model, mean of {figures['steps']}")
     table.add_column("")

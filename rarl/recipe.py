@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,14 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
@@ -157,11 +165,14 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a recipe; an error that the user can mend is one line, without a traceback."""
+    """Run a recipe; an error before training, which the user can mend, is one line, without a traceback."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
     try:
         main()
     except (ValueError, OSError) as error:
+        in_training = any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+        if in_training:  # not the user's input any more
+            raise
         sys.exit(f"Error: {error}")
 
 
@@ -327,8 +338,11 @@ def finish(
     trainer.accelerator.wait_for_everyone()
     main = trainer.accelerator.is_main_process
     trainer.accelerator.end_training()
-    trainer.model = trainer.model_wrapped = None
-    del trainer
+    # Make room for the evaluation: the recipe still holds the trainer and the model.
+    if PartialState().distributed_type.name != "DEEPSPEED":
+        trainer.accelerator.unwrap_model(trainer.model).to("cpu")
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

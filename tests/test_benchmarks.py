@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import rewards
-from benchmarks.training_step import Run, StepClock, fastest_steps, largest_difference, mean_ms
+from benchmarks.reward_share import Run, StepClock, fastest_steps, largest_difference, mean_ms
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]

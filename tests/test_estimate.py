@@ -64,7 +64,7 @@ def test_estimate_of_the_3b() -> None:
     row = estimate(config, weights, 8, 8, 100, 80e9)
     plain, shared = row["plain"], row["shared"]
     assert plain["prefill_tflops"] / shared["prefill_tflops"] == pytest.approx(8, rel=1e-3)
-    # More than tokens alone say, and less than where TRL's vision tower gains most: G, and it goes backward for nothing.
+    # More than tokens alone say, less than the ratio of the vision tower: TRL's goes backward for nothing.
     assert 8 * 2384 / 3084 < plain["learner_tflops"] / shared["learner_tflops"] < 4.5 * 8
     # The work of a token of the language model is twice its weights, without embeddings, and attention's.
     assert shared["prefill_tflops"] * 1e12 > 2 * 2283 * 36 * (2048 * (2 * 2048 + 2 * 256 + 3 * 11008))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from trl import ModelConfig
 
 from rarl import tiny
@@ -248,6 +248,15 @@ def test_run_says_what_the_user_can_mend_and_shows_defects() -> None:
             run(fails(error))
     with pytest.raises(KeyError):
         run(fails(KeyError("so")))
+
+
+def test_an_error_in_training_keeps_its_traceback() -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise ValueError("deep inside")
+
+    with pytest.raises(ValueError, match="deep inside"):
+        run(lambda: Trainer.train(Broken()))  # type: ignore[arg-type]
 
 
 def test_prepared_data() -> None:
