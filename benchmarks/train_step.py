@@ -96,6 +96,8 @@ def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
         "per_device_train_batch_size": NUM_GENERATIONS,
         "num_generations": NUM_GENERATIONS,
         "max_completion_length": ANSWER_TOKENS,
+        # No answer ends early: once answers leave the batch, the same seed draws others.
+        "generation_kwargs": {"suppress_tokens": processor.tokenizer.all_special_ids},
         "max_steps": WARM_UP + steps,
         "learning_rate": 0.1,
         "lr_scheduler_type": "constant",
