@@ -337,11 +337,11 @@ def finish(
     is_adapter = isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel)
     trainer.accelerator.wait_for_everyone()
     main = trainer.accelerator.is_main_process
-    trainer.accelerator.end_training()
     # Make room for the evaluation: the recipe still holds the trainer and the model.
     if PartialState().distributed_type.name != "DEEPSPEED":
         trainer.accelerator.unwrap_model(trainer.model).to("cpu")
     trainer.accelerator.free_memory()
+    trainer.accelerator.end_training()
     trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
     gc.collect()
     if torch.cuda.is_available():
