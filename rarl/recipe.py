@@ -149,7 +149,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
             arguments[place : place + 1] = argument.split("=", 1)
     if "--config" not in arguments:
         arguments = ["--config", str(default_config), *arguments]
-    parser = TrlParser((config_type, RecipeArguments, ModelConfig))  # type: ignore[arg-type]  # a tuple of types
+    parser = TrlParser((config_type, RecipeArguments, ModelConfig), allow_abbrev=False)  # type: ignore[arg-type]  # a tuple of types
     training_args, recipe_args, model_args = parser.parse_args_and_config(arguments)
     ignored = [name for name in UNUSED if getattr(model_args, name) != getattr(ModelConfig, name)]
     if ignored:

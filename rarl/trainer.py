@@ -411,6 +411,7 @@ class RARLTrainer(SharedPrefixTrainer):
                 check_uniform(rows)
         if train_dataset is not None:
             _check_columns(train_dataset.column_names, args)
+            _check_number(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.suppress_vision_tokens and self._is_vlm:
             self._suppress(vision_token_ids(self.processing_class))
@@ -590,4 +591,14 @@ def _check_columns(column_names: list[str] | None, args: RARLConfig) -> None:
         raise ValueError(
             f"RMO needs the columns {', '.join(needed)}, the training data lacks {', '.join(missing)}; it has "
             f"{', '.join(column_names or [])}."
+        )
+
+
+def _check_number(train_dataset: Any, args: RARLConfig) -> None:
+    wanted = (args.generation_batch_size or 0) // (args.num_generations or 1)
+    if isinstance(train_dataset, Dataset) and len(train_dataset) < wanted:
+        raise ValueError(
+            f"The training data has {len(train_dataset)} prompts, but one generation batch takes {wanted} "
+            f"(generation_batch_size={args.generation_batch_size}, num_generations={args.num_generations}): give more, "
+            "or lower per_device_train_batch_size or gradient_accumulation_steps."
         )

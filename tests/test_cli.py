@@ -19,6 +19,7 @@ from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.generate import generate_answers
 from rarl.lora import LANGUAGE_LORA_TARGETS
 from rarl.models import load_model
+from rarl.task import TASKS, OrdinalTask, save_task
 
 FIXED_ANSWER = '<answer>[{"image_id": 2, "value": 3}, {"image_id": 1, "value": 7}]</answer>'
 TRAIN_IMAGES = 8
@@ -153,6 +154,20 @@ def test_evaluate_errors(model_folder: Path, tmp_path: Path) -> None:
     message = fails(2, *common, "--size", 200, "--num-images", 2, "--num-prompts", 2, "--max-new-tokens", 5000)
     assert "prompts of 2 images" in message and "context of 4096" in message
     assert not (tmp_path / "report.json").exists()
+
+
+def test_the_task_that_was_trained_is_known_by_its_name(
+    model_folder: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rarl.task.TASKS", dict(TASKS))  # what is registered here stays here
+    adapter = get_peft_model(load_model(str(model_folder))[0], LoraConfig(target_modules=LANGUAGE_LORA_TARGETS))
+    adapter.save_pretrained(tmp_path)
+    save_task(OrdinalTask("grey", "number of grey dots", 0, 10, tolerance=3), tmp_path)
+    given = ("--model", model_folder, "--adapter", tmp_path)
+    result = call("predict", *given, "--task", "grey", *pictures, "--max-new-tokens", 80)
+    assert result.exit_code == 0, result.output
+    ages = ("evaluate", *given, "--source", "utkface", "--folder", tmp_path, "--output", tmp_path / "report.json")
+    assert "utkface has ages" in (message := fails(2, *ages)) and "'grey'" in message
 
 
 def test_report_gathers_runs_and_draws_curves(tmp_path: Path) -> None:

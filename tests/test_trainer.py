@@ -543,3 +543,8 @@ def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any], mess
 )
 def test_saving_at_the_end_of_a_window_is_accepted(tmp_path: Path, settings: dict[str, Any]) -> None:
     assert config(RARLConfig, tmp_path, save_strategy="steps", **settings).save_steps == settings["save_steps"]
+
+
+def test_fewer_prompts_than_a_step_takes_are_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="1 prompts, but one generation batch takes 2"):
+        make(rows=make_rows(num_prompts=1))

@@ -47,7 +47,10 @@ def evaluate(
     from rarl.evaluation.tables import report_table
     from rarl.models import load_model, trained_task
 
-    judged = task if task is not None else trained_task(adapter or model)
+    trained = trained_task(adapter or model)  # from here on known by its name, too
+    judged = task if task is not None else trained
+    if source == "utkface" and task is None and trained is not None and trained.name != "age":
+        raise ValueError(f"utkface has ages, but {adapter or model} was trained on {trained.name!r}: give --task.")
     images = load_source(source, judged, folder, csv, size, split_seed, min_pixels, max_pixels)
     datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, split_seed)
     loaded, processor = load_model(model, adapter)

@@ -29,7 +29,8 @@ def predict(
     from rarl.models import load_model, trained_task
     from rarl.task import get_task
 
-    judged = get_task(task) if task is not None else trained_task(adapter or model)
+    trained = trained_task(adapter or model)  # from here on known by its name, too
+    judged = get_task(task) if task is not None else trained
     if judged is None:
         raise ValueError(f"{adapter or model} does not say what it judges: give --task.")
     opened = [open_image(location, min_pixels, max_pixels) for location in images]

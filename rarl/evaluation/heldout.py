@@ -44,7 +44,8 @@ def heldout_prompts(
         except ValueError as error:
             raise ValueError(
                 f"Held-out prompts of {number} images from the {split} split, {len(indices)} of {len(source)} "
-                f"images: {error}"
+                f"images: {error} Give more, or leave {number} out (eval_num_images of a recipe, --num-images of "
+                "rarl evaluate)."
             ) from None
     return datasets, float(np.median(source.values[splits["train"]]))
 

@@ -1,5 +1,6 @@
 """What the rewards share: the columns that TRL hands over, and the count behind Kendall's τ."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +16,17 @@ def check_rows(completions: Sequence[Any], values: Values) -> None:
     """Check that there is one row of values per completion, and a value in each.
 
     Raises:
-        ValueError: If the numbers differ, or a row is empty.
+        ValueError: If the numbers differ, or a row is empty or not of finite numbers.
     """
     if len(completions) != len(values):
         raise ValueError(f"Got {len(completions)} completions, but {len(values)} rows of values.")
     for row, truth in enumerate(values):
+        try:
+            valid = all(map(math.isfinite, truth))
+        except TypeError:
+            valid = False
+        if not valid:
+            raise ValueError(f"Row {row}: wanted a list of finite numbers, one for each image, got {truth!r}.")
         if len(truth) < 1:
             raise ValueError(f"Row {row}: wanted the true value of each image, got none.")
 

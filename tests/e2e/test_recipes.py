@@ -195,6 +195,7 @@ def test_sft_runs(tmp_path: Path) -> None:
 
 BAD_FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "flag": (["--no_such_flag", "1"], ["no_such_flag"]),
+    "abbreviated flag": (["--num_prompt", "8"], ["num_prompt"]),
     "task": (["--task", "beauty"], ["Unknown task 'beauty'"]),
     "folder": (["--source", "utkface", "--folder", "nowhere"], ["nowhere"]),
     "too many images": (["--num_images", "500", "--size", "200"], ["500"]),

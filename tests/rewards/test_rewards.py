@@ -350,3 +350,10 @@ def test_examples_in_the_docstrings(documented: Callable[..., Any]) -> None:
     text = re.sub("```.*", "", documented.__doc__ or "")
     test = doctest.DocTestParser().get_doctest(text, {}, documented.__name__, None, None)
     assert test.examples and doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("truth", [30, None, "30", ["30"], [30, float("nan")], [float("inf")]])
+def test_values_that_are_no_numbers_are_refused(truth: Any) -> None:
+    for reward in REWARDS.values():
+        with pytest.raises(ValueError, match="Row 0: wanted a list of finite numbers, one for each image, got"):
+            reward(["<think></think><answer>[]</answer>"], values=[truth], task="age")
