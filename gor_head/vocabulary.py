@@ -1,0 +1,518 @@
+"""The vocabulary of GoR: number → descending value tokens that add up to it → number."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gor_head.construction import (
+    Codes,
+    CodiUpdate,
+    binary_tokens,
+    close,
+    codi,
+    greedy_codes,
+    manual_tokens,
+    prune,
+    quantile_tokens,
+    slack_units,
+    strict_prune,
+    strict_quantile_tokens,
+    token_usage,
+)
+from gor_head.grid import MAX_UNITS, Grid, as_labels, choose_resolution, distinct_values
+
+PAD, SOS, EOS = 0, 1, 2
+"""Ids of the control tokens; value tokens follow."""
+
+FIRST_VALUE = 3
+"""Id of the smallest value token."""
+
+VOCABULARY_FILE = "vocabulary.json"
+FORMAT = 1
+
+STRICT_REFINEMENT = 10**6
+"""Grid points per unit of the labels under `strict_paper`, whose tokens are interpolated."""
+
+STRICT_LENGTH = 1024
+"""Most tokens of a code while the literal algorithms run: the paper has no limit."""
+
+Initializer = Literal["quantile", "manual", "binary"]
+
+
+class CoDiVocabulary:
+    """Tokens of positive values, and the code of a number in them.
+
+    A number y is written as the greedy sum of token values, largest first, until what is left is at most ε·y
+    (GoR, section 2.4.2). [`CoDiVocabulary.fit`] chooses the tokens from training labels; the constructor takes them as
+    they are.
+
+    Token ids: 0 PAD, 1 SOS, 2 EOS, then value tokens in ascending order of value. EOS stands for "add nothing", so from
+    id 2 on the order of ids is the order of numbers.
+
+    Args:
+        tokens: Token values in units of the grid, > 0, in any order, `[V]`.
+        resolution: Size of one unit, in units of the label.
+        offset: Units subtracted from every label before it is encoded.
+        tolerance: ε, relative to the label (less the offset), 0 ≤ ε < 1. 0: codes end only when nothing fits.
+        max_length: Most value tokens of a code, EOS not counted.
+        statistics: What [`CoDiVocabulary.summary`] says about the fit.
+        labels_hash: Hash of the labels of the fit, see [`CoDiVocabulary.check_labels`].
+
+    Attributes:
+        tokens: Token values in units, int64, ascending, `[V]`.
+        values: Value of each id in units of the label, float64, 0 for the control tokens, `[V + 3]`.
+        clipped: Labels that [`CoDiVocabulary.encode`] has clipped since the vocabulary was made.
+
+    Example:
+
+    ```python
+    >>> from gor_head import CoDiVocabulary
+    >>> ages = CoDiVocabulary.fit([3, 21, 30, 34, 58, 58, 60, 71], initializer="binary", beta=1)
+    >>> code = ages.encode(58.0)
+    >>> [float(ages.values[token]) for token in code]
+    [32.0, 16.0, 8.0, 2.0, 0.0]
+    >>> ages.decode(code)
+    58.0
+    ```
+    """
+
+    def __init__(
+        self,
+        tokens: Any,
+        *,
+        resolution: float = 1.0,
+        offset: int = 0,
+        tolerance: float = 0.005,
+        max_length: int = 16,
+        statistics: dict[str, Any] | None = None,
+        labels_hash: str | None = None,
+    ) -> None:
+        units = np.unique(np.asarray(tokens, dtype=np.int64))
+        if len(units) and units[0] <= 0:
+            raise ValueError(f"Token values must be positive, got {units[0]} units.")
+        _check("resolution", resolution, np.isfinite(resolution) and resolution > 0, "a positive number")
+        _check("tolerance", tolerance, 0 <= tolerance < 1, "a number from 0 to below 1")
+        _check("max_length", max_length, max_length >= 1 and max_length == int(max_length), "a whole number from 1")
+        self.grid = Grid(float(resolution), int(offset))
+        self.tokens: NDArray[np.int64] = units
+        self.tolerance = float(tolerance)
+        self.max_length = int(max_length)
+        self.statistics = statistics or {}
+        self.labels_hash = labels_hash
+        self.clipped = 0
+        steps = Grid(self.grid.resolution)
+        self.values: NDArray[np.float64] = np.concatenate([np.zeros(FIRST_VALUE), steps.values(units)])
+
+    @classmethod
+    def fit(
+        cls,
+        labels: Any,
+        *,
+        initializer: Initializer = "quantile",
+        q: float = 0.9,
+        tolerance: float = 0.005,
+        beta: float = 0.7,
+        max_length: int = 16,
+        exact: bool = False,
+        codi_update: CodiUpdate = "static",
+        resolution: float | None = None,
+        offset: Literal["min"] | None = None,
+        strict_paper: bool = False,
+    ) -> "CoDiVocabulary":
+        """Choose the tokens for some training labels (GoR, algorithms 2 and 1).
+
+        Initial tokens come from `initializer`; closure adds what labels still need; pruning removes tokens of low CoDi.
+        Afterwards every label's code, taken on the grid, ends within tolerance and `max_length`.
+
+        Args:
+            labels: Training labels only, `[n]`: numbers ≥ 0, or any with `offset="min"`.
+            initializer: `"quantile"` (algorithm 2), `"manual"` ([1, 3, 5, 7] × 10ⁿ units) or `"binary"` (2ⁿ units).
+            q: Quantile of algorithm 2, 0 < q ≤ 1.
+            tolerance: ε of both algorithms.
+            beta: β, share of the initial tokens that pruning keeps at least, in 0..1. 1 means no pruning.
+            max_length: Most value tokens of a code, EOS not counted.
+            exact: Codes hit every training label exactly; `tolerance` is then 0.
+            codi_update: `"static"` computes CoDi once (paper), `"recompute"` after each removal.
+            resolution: Grid step. By default the coarsest power of ten that holds all labels exactly, or else 1e-4 of
+                their range, with a warning. Give it if later labels may be finer than these.
+            offset: `"min"` codes the distance from the smallest label; then labels may be negative, and the tolerance
+                is relative to that distance.
+            strict_paper: Run both algorithms to the letter: interpolated percentiles, no closure, no rollback. Labels
+                may then be uncovered, with a warning; `max_length` grows to the longest code.
+
+        Raises:
+            ValueError: If labels are no finite numbers in one dimension, or negative without `offset`, or a setting is
+                out of range.
+        """
+        _check(
+            "initializer", initializer, initializer in ("quantile", "manual", "binary"), "quantile, manual or binary"
+        )
+        _check("q", q, 0 < q <= 1, "a number above 0 and up to 1")
+        _check("beta", beta, 0 <= beta <= 1, "a number from 0 to 1")
+        _check("tolerance", tolerance, 0 <= tolerance < 1, "a number from 0 to below 1")
+        _check("max_length", max_length, max_length >= 1 and max_length == int(max_length), "a whole number from 1")
+        _check("codi_update", codi_update, codi_update in ("static", "recompute"), "static or recompute")
+        _check("offset", offset, offset in (None, "min"), "None or 'min'")
+        if strict_paper:
+            _check("initializer", initializer, initializer == "quantile", "'quantile' under strict_paper")
+        if resolution is not None:
+            _check("resolution", resolution, np.isfinite(resolution) and resolution > 0, "a positive number")
+        array = as_labels(labels)
+        values, counts = distinct_values(array)
+        negative = int(counts[values < 0].sum())
+        if negative and offset is None:
+            raise ValueError(
+                f"labels: wanted numbers from 0 on, got {negative} negative of {array.size} (smallest {values[0]:g}); "
+                "offset='min' codes the distance from the smallest."
+            )
+        labels_hash = _hash_labels(values, counts)
+        tolerance = 0.0 if exact else tolerance
+        grid = Grid(resolution or choose_resolution(values, array.dtype))
+        if strict_paper:
+            refinement = min(STRICT_REFINEMENT, MAX_UNITS // max(1, int(np.abs(grid.units(values)).max())))
+            grid = Grid(grid.resolution / refinement)
+        units = grid.units(values)
+        start = int(units[0]) if offset == "min" else 0
+        units, counts = _merge(units - start, counts)
+        slack = slack_units(units, tolerance)
+
+        statistics: dict[str, Any] = {
+            "initializer": initializer,
+            "q": q,
+            "beta": beta,
+            "exact": exact,
+            "codi_update": codi_update,
+            "strict_paper": strict_paper,
+            "labels": array.size,
+            "distinct_labels": len(units),
+        }
+        length = STRICT_LENGTH if strict_paper else max_length
+        largest = int(units[-1])
+        if largest == 0:
+            initial = np.zeros(0, dtype=np.int64)
+        elif len(units) == 1:
+            initial = units
+        elif strict_paper or initializer == "quantile":
+            if strict_paper:
+                result = strict_quantile_tokens(units, counts, q=q, tolerance=tolerance)
+            else:
+                result = quantile_tokens(units, counts, slack, q=q, tolerance=tolerance, max_length=length)
+            initial = result.tokens
+            statistics |= {"quantile_rounds": result.rounds, "subtract_once_error": result.error}
+        else:
+            initial = (manual_tokens if initializer == "manual" else binary_tokens)(largest)
+        if largest and not strict_paper:
+            initial = close(initial, units, slack, length)
+
+        before = greedy_codes(units, slack, initial, length)
+        if strict_paper:
+            tokens, codes = strict_prune(
+                initial, units, counts, slack, beta=beta, tolerance=tolerance, max_length=length
+            )
+            uncovered = int(counts[codes.residual > slack].sum())
+            if uncovered:
+                warnings.warn(
+                    f"strict_paper: {uncovered} of {array.size} labels miss the tolerance {tolerance:g}.", stacklevel=2
+                )
+            max_length = max(max_length, int(codes.length.max(initial=0)))
+        else:
+            tokens, codes = prune(initial, units, counts, slack, beta=beta, max_length=length, update=codi_update)
+        statistics["before"] = _usage(initial, before, units, counts, grid)
+        statistics["after"] = _usage(tokens, codes, units, counts, grid)
+        return cls(
+            tokens,
+            resolution=grid.resolution,
+            offset=start,
+            tolerance=tolerance,
+            max_length=max_length,
+            statistics=statistics,
+            labels_hash=labels_hash,
+        )
+
+    def __len__(self) -> int:
+        """Number of ids, control tokens included: the width of a decoder's logits."""
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        return (
+            f"CoDiVocabulary({len(self.tokens)} value tokens, resolution={self.grid.resolution:g}, "
+            f"offset={self.offset:g}, tolerance={self.tolerance:g}, max_length={self.max_length})"
+        )
+
+    @property
+    def offset(self) -> float:
+        """Label that is coded as [EOS], in units of the label."""
+        return float(self.grid.values(np.array(0)))
+
+    @property
+    def largest(self) -> float:
+        """Largest number that has a code: `max_length` times the largest token, plus the offset."""
+        top = self.max_length * int(self.tokens[-1]) if len(self.tokens) else 0
+        return float(self.grid.values(np.array(top)))
+
+    @overload
+    def encode(self, labels: float) -> list[int]: ...
+    @overload
+    def encode(self, labels: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def encode(self, labels: Any) -> NDArray[np.int32]: ...
+    def encode(self, labels: Any) -> Any:
+        """Token ids of one number or of many; every code ends in EOS, shorter ones are padded with PAD on the right.
+
+        Args:
+            labels: A number → list of ids. A sequence or array `[n]` → int32 array `[n, L]`; a tensor `[n]` → int64
+                tensor `[n, L]` on its device. L is the longest code of these labels, EOS included.
+
+        Labels above [`CoDiVocabulary.largest`], and below the offset where there is one, are clipped: counted in
+        `clipped` and warned of once.
+
+        Raises:
+            ValueError: If labels are no finite numbers in one dimension, or negative without an offset.
+        """
+        if isinstance(labels, int | float | np.number) or (isinstance(labels, np.ndarray) and labels.ndim == 0):
+            return [int(token) for token in self.encode(np.array([labels]))[0]]
+        units = self._units(as_labels(labels), clip=True)
+        distinct, inverse = _distinct_units(units)
+        table = self._ids(self._greedy(distinct))
+        ids = np.take(table, inverse, axis=0)
+        return torch.from_numpy(ids).long().to(labels.device) if isinstance(labels, torch.Tensor) else ids
+
+    @overload
+    def decode(self, ids: list[int]) -> float: ...
+    @overload
+    def decode(self, ids: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def decode(self, ids: NDArray[Any]) -> NDArray[np.float64]: ...
+    def decode(self, ids: Any) -> Any:
+        """Numbers of codes: the sum of the token values before the first EOS, plus the offset.
+
+        Args:
+            ids: List of ids → float. Integer array or tensor `[n, L]` → float64 `[n]`, for a tensor on its device and
+                without a round trip to the host. Codes need not be greedy, nor end in EOS.
+
+        Raises:
+            ValueError: If ids are no integers, of another shape, or (lists and arrays) outside 0..V+2. Ids of tensors
+                are looked up unchecked by this class; PyTorch itself rejects those out of range.
+        """
+        if isinstance(ids, torch.Tensor):
+            return self._decode_tensor(ids)
+        array = np.asarray(ids)
+        if isinstance(ids, list) and array.ndim == 1:
+            return float(self.decode(array.astype(np.int64, casting="safe")[None] if array.size else _NO_IDS)[0])
+        if array.ndim != 2 or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"ids: wanted a list of ids, or integers of shape (n, L), got {array.dtype} of shape {array.shape}."
+            )
+        if array.size and not 0 <= array.min() <= array.max() < len(self):
+            raise ValueError(f"ids: wanted 0 to {len(self) - 1}, got {array.min()} to {array.max()}.")
+        alive = np.cumsum(array == EOS, axis=1) == 0
+        units = np.concatenate([np.zeros(FIRST_VALUE, dtype=np.int64), self.tokens])
+        return self.grid.values(np.where(alive, units[array], 0).sum(axis=1))
+
+    def _decode_tensor(self, ids: torch.Tensor) -> torch.Tensor:
+        if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(f"ids: wanted integers of shape (n, L), got {ids.dtype} of shape {tuple(ids.shape)}.")
+        ids = ids.long()
+        units = torch.from_numpy(np.concatenate([np.zeros(FIRST_VALUE, dtype=np.int64), self.tokens])).to(ids.device)
+        alive = torch.cumsum(ids == EOS, dim=1) == 0
+        total = (units[ids] * alive).sum(dim=1) + self.grid.offset
+        steps = self.grid.steps
+        return total.double() / steps if steps else total.double() * self.grid.resolution
+
+    def coverage(self, labels: Any) -> dict[str, float]:
+        """How well the codes hold some labels, for instance those of a test split.
+
+        Returns:
+            `labels`; `clipped`, how many lie outside what has a code; `missed`, how many of the others have a code that
+            is off by more than the tolerance (possible for labels that the fit has not seen); `max_relative_error`
+            among those.
+
+        Raises:
+            ValueError: As [`CoDiVocabulary.encode`].
+        """
+        units = self._units(as_labels(labels), clip=False)
+        inside = units[(units >= 0) & (units <= self._top)]
+        codes = self._greedy(inside)
+        positive = inside > 0
+        errors = codes.residual[positive] / inside[positive]
+        return {
+            "labels": len(units),
+            "clipped": len(units) - len(inside),
+            "missed": int((codes.residual > slack_units(inside, self.tolerance)).sum()),
+            "max_relative_error": float(errors.max(initial=0.0)),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Settings and outcome of the vocabulary, as plain numbers and lists that JSON can hold.
+
+        Beside the settings: `size`, `longest`, `mean_length` (value tokens per label), `max_relative_error`,
+        `subtract_once_error` (algorithm 2's own error, beside the greedy one), and `before` and `after` CoDi: values,
+        occurrences over all labels, labels that use each token, and CoDi, in ascending order of value (Fig. 5a).
+        """
+        head = {
+            "size": len(self.tokens),
+            "resolution": self.grid.resolution,
+            "offset": self.offset,
+            "tolerance": self.tolerance,
+            "max_length": self.max_length,
+            "largest": self.largest,
+        }
+        return head | json.loads(json.dumps(self.statistics))
+
+    def check_labels(self, labels: Any) -> None:
+        """Make sure that these are the labels of the fit, in whatever order.
+
+        Raises:
+            ValueError: If their hash is another one.
+        """
+        array = as_labels(labels)
+        seen = _hash_labels(*distinct_values(array))
+        if seen != self.labels_hash:
+            raise ValueError(
+                f"labels: the vocabulary was fitted on labels with hash {str(self.labels_hash)[:12]}, "
+                f"these {array.size} have {seen[:12]}; fit it anew on them."
+            )
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write `vocabulary.json` into a directory, which is made if absent, and return its path."""
+        path = Path(directory) / VOCABULARY_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = self._content()
+        path.write_text(json.dumps(content | {"hash": _hash_content(content)}, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "CoDiVocabulary":
+        """Read what [`CoDiVocabulary.save_pretrained`] wrote.
+
+        Raises:
+            FileNotFoundError: If the directory holds no `vocabulary.json`.
+            ValueError: If the file is no vocabulary, of another format, or was changed since it was written.
+        """
+        path = Path(directory) / VOCABULARY_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; a directory written by save_pretrained is wanted.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            seen = content.pop("hash")
+            version = content["format"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a saved vocabulary ({error}).") from None
+        if version != FORMAT:
+            raise ValueError(f"{path}: format {version}, but {FORMAT} is wanted.")
+        wanted = _hash_content(content)
+        if seen != wanted:
+            raise ValueError(f"{path}: hash {str(seen)[:12]}, but the content has {wanted[:12]}: it was changed.")
+        return cls(
+            content["tokens"],
+            resolution=content["resolution"],
+            offset=content["offset"],
+            tolerance=content["tolerance"],
+            max_length=content["max_length"],
+            statistics=content["statistics"],
+            labels_hash=content["labels_hash"],
+        )
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "tokens": self.tokens.tolist(),
+            "values": self.values[FIRST_VALUE:].tolist(),
+            "resolution": self.grid.resolution,
+            "offset": self.grid.offset,
+            "tolerance": self.tolerance,
+            "max_length": self.max_length,
+            "labels_hash": self.labels_hash,
+            "statistics": self.statistics,
+        }
+
+    @property
+    def _top(self) -> int:
+        return self.max_length * int(self.tokens[-1]) if len(self.tokens) else 0
+
+    def _units(self, array: NDArray[Any], clip: bool) -> NDArray[np.int64]:
+        """Labels in units above the offset, clipped to what has a code if so wished."""
+        units = self.grid.units(array)
+        low, high = units.min(), units.max()
+        if low < 0 and self.grid.offset == 0:
+            raise ValueError(
+                f"labels: wanted numbers from 0 on, got {int((units < 0).sum())} negative of {array.size}."
+            )
+        if not clip or (low >= 0 and high <= self._top):
+            return units
+        outside = int(((units < 0) | (units > self._top)).sum())
+        if not self.clipped:
+            warnings.warn(
+                f"{outside} of {array.size} labels lie outside {self.offset:g} to {self.largest:g} and are clipped "
+                "(said once per vocabulary; counted in `clipped`).",
+                stacklevel=3,
+            )
+        self.clipped += outside
+        return np.clip(units, 0, self._top)
+
+    def _greedy(self, units: NDArray[np.int64]) -> Codes:
+        return greedy_codes(units, slack_units(units, self.tolerance), self.tokens, self.max_length)
+
+    def _ids(self, codes: Codes) -> NDArray[np.int32]:
+        """Codes as ids with EOS and PAD, `[n, longest + 1]`."""
+        ids = np.full((len(codes.length), int(codes.length.max(initial=0)) + 1), PAD, dtype=np.int32)
+        used = codes.tokens > 0
+        ids[:, : codes.tokens.shape[1]][used] = np.searchsorted(self.tokens, codes.tokens[used]) + FIRST_VALUE
+        ids[np.arange(len(ids)), codes.length] = EOS
+        return ids
+
+
+_NO_IDS = np.zeros((1, 0), dtype=np.int64)
+
+
+def _check(name: str, value: Any, valid: Any, wanted: str) -> None:
+    if not valid:
+        raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
+
+
+def _merge(units: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct labels that fall on one grid point become one, both ascending, `[d]` → `[m]`."""
+    starts = np.flatnonzero(np.diff(units, prepend=units[0] - 1))
+    return units[starts], np.add.reduceat(counts, starts)
+
+
+def _distinct_units(units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct units ≥ 0, ascending, and where each of the given ones stands among them: by a table where one fits."""
+    largest = int(units.max())
+    if largest > max(4 * units.size, 1 << 16):
+        distinct, inverse = np.unique(units, return_inverse=True)
+        return distinct, inverse
+    present = np.zeros(largest + 1, dtype=bool)
+    present[units] = True
+    return np.flatnonzero(present), (np.cumsum(present) - 1)[units]
+
+
+def _usage(
+    tokens: NDArray[np.int64], codes: Codes, units: NDArray[np.int64], counts: NDArray[np.int64], grid: Grid
+) -> dict[str, Any]:
+    occurrences, labels = token_usage(codes, counts, tokens)
+    positive = units > 0
+    return {
+        "size": len(tokens),
+        "values": grid.values(tokens).tolist(),
+        "occurrences": occurrences.tolist(),
+        "labels": labels.tolist(),
+        "codi": codi(codes, counts, tokens).tolist(),
+        "longest": int(codes.length.max(initial=0)),
+        "mean_length": float((codes.length * counts).sum() / counts.sum()),
+        "max_relative_error": float((codes.residual[positive] / units[positive]).max(initial=0.0)),
+    }
+
+
+def _hash_labels(values: NDArray[np.float64], counts: NDArray[np.int64]) -> str:
+    return hashlib.sha256(values.astype("<f8").tobytes() + counts.astype("<i8").tobytes()).hexdigest()
+
+
+def _hash_content(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
