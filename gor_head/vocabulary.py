@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from gor_head.construction import (
     token_usage,
 )
 from gor_head.grid import MAX_UNITS, Grid, as_labels, choose_resolution, distinct_values
+
+if TYPE_CHECKING:
+    from gor_head.intervals import Intervals, Prefixes
 
 PAD, SOS, EOS = 0, 1, 2
 """Ids of the control tokens; value tokens follow."""
@@ -324,6 +327,41 @@ class CoDiVocabulary:
         total = (units[ids] * alive).sum(dim=1) + self.grid.offset
         steps = self.grid.steps
         return total.double() / steps if steps else total.double() * self.grid.resolution
+
+    def mask(self, prefix: list[int]) -> list[int]:
+        """Ids that may follow a begun code (without SOS), ascending: those that some number's code goes on with.
+
+        For batches see [`gor_head.intervals.Intervals`].
+
+        Raises:
+            ValueError: If no code begins like this.
+        """
+        intervals, state = self._prefix(prefix)
+        return intervals.legal_tokens(state)[0].nonzero()[:, 0].tolist()
+
+    def bounds(self, prefix: list[int]) -> tuple[float, float]:
+        """Interval [low, high) of the numbers whose code begins like this, in units of the label; high may be infinite.
+
+        Raises:
+            ValueError: If no code begins like this.
+        """
+        _, state = self._prefix(prefix)
+        low, width = int(state.low[0]), int(state.width[0])
+        high = float(self.grid.values(np.array(low + width))) if width <= MAX_UNITS else float("inf")
+        return float(self.grid.values(np.array(low))), high
+
+    def _prefix(self, prefix: list[int]) -> tuple["Intervals", "Prefixes"]:
+        from gor_head.intervals import Intervals
+
+        if not all(isinstance(token, int | np.integer) for token in prefix):
+            raise ValueError(f"prefix: wanted integers, got {prefix}.")
+        if not all(0 <= token < len(self) for token in prefix):
+            raise ValueError(f"prefix: wanted ids from 0 to {len(self) - 1}, got {prefix}.")
+        intervals = Intervals.of(self)
+        state = intervals.prefixes(torch.tensor([prefix], dtype=torch.int64))
+        if not state.legal[0]:
+            raise ValueError(f"prefix: no code begins with the ids {prefix}.")
+        return intervals, state
 
     def coverage(self, labels: Any) -> dict[str, float]:
         """How well the codes hold some labels, for instance those of a test split.
