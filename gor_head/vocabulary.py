@@ -264,16 +264,17 @@ class CoDiVocabulary:
     @overload
     def encode(self, labels: torch.Tensor) -> torch.Tensor: ...
     @overload
-    def encode(self, labels: Any) -> NDArray[np.int32]: ...
+    def encode(self, labels: Any) -> NDArray[np.signedinteger[Any]]: ...
     def encode(self, labels: Any) -> Any:
         """Token ids of one number or of many; every code ends in EOS, shorter ones are padded with PAD on the right.
 
         Args:
-            labels: A number → list of ids. A sequence or array `[n]` → int32 array `[n, L]`; a tensor `[n]` → int64
-                tensor `[n, L]` on its device. L is the longest code of these labels, EOS included.
+            labels: A number → list of ids. A sequence or array `[n]` → int16 array `[n, L]` (int32 from 32 766 tokens
+                on: the codes of millions of labels are large); a tensor `[n]` → int64 tensor `[n, L]` on its device. L
+                is the longest code of these labels, EOS included.
 
-        Labels above [`CoDiVocabulary.largest`], and below the offset where there is one, are clipped: counted in
-        `clipped` and warned of once.
+        Labels above [`CoDiVocabulary.largest`] by more than the tolerance, and labels below the offset where there is
+        one, are clipped: counted in `clipped` and warned of once.
 
         Raises:
             ValueError: If labels are no finite numbers in one dimension, or negative without an offset.
@@ -375,7 +376,7 @@ class CoDiVocabulary:
             ValueError: As [`CoDiVocabulary.encode`].
         """
         units = self._units(as_labels(labels), clip=False)
-        inside = units[(units >= 0) & (units <= self._top)]
+        inside = units[~self._outside(units)]
         codes = self._greedy(inside)
         positive = inside > 0
         errors = codes.residual[positive] / inside[positive]
@@ -484,22 +485,28 @@ class CoDiVocabulary:
             )
         if not clip or (low >= 0 and high <= self._top):
             return units
-        outside = int(((units < 0) | (units > self._top)).sum())
-        if not self.clipped:
+        beyond = self._outside(units)
+        outside = int(beyond.sum())
+        if outside and not self.clipped:
             warnings.warn(
                 f"{outside} of {array.size} labels lie outside {self.offset:g} to {self.largest:g} and are clipped "
                 "(said once per vocabulary; counted in `clipped`).",
                 stacklevel=3,
             )
         self.clipped += outside
-        return np.clip(units, 0, self._top)
+        return np.where(beyond, np.clip(units, 0, self._top), units)
+
+    def _outside(self, units: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which labels no code comes near: a label a little above the largest code may still be within tolerance."""
+        return (units < 0) | (units - self._top > slack_units(units, self.tolerance))
 
     def _greedy(self, units: NDArray[np.int64]) -> Codes:
         return greedy_codes(units, slack_units(units, self.tolerance), self.tokens, self.max_length)
 
-    def _ids(self, codes: Codes) -> NDArray[np.int32]:
+    def _ids(self, codes: Codes) -> NDArray[np.signedinteger[Any]]:
         """Codes as ids with EOS and PAD, `[n, longest + 1]`."""
-        ids = np.full((len(codes.length), int(codes.length.max(initial=0)) + 1), PAD, dtype=np.int32)
+        kind = np.int16 if len(self) <= np.iinfo(np.int16).max + 1 else np.int32
+        ids = np.full((len(codes.length), int(codes.length.max(initial=0)) + 1), PAD, dtype=kind)
         used = codes.tokens > 0
         ids[:, : codes.tokens.shape[1]][used] = np.searchsorted(self.tokens, codes.tokens[used]) + FIRST_VALUE
         ids[np.arange(len(ids)), codes.length] = EOS

@@ -303,13 +303,22 @@ def test_labels_above_the_largest_code_are_clipped_counted_and_said_once() -> No
     )
 
 
+def test_a_label_within_tolerance_above_the_largest_code_is_not_clipped() -> None:
+    vocabulary = CoDiVocabulary([1, 10], tolerance=0.2, max_length=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert vocabulary.decode(vocabulary.encode([20, 25])).tolist() == [20, 20]
+    with pytest.warns(UserWarning, match="1 of 2 labels"):
+        vocabulary.encode([25, 26])
+
+
 def test_encode_and_decode_give_what_they_are_given() -> None:
     vocabulary = CoDiVocabulary([1, 5, 50], tolerance=0)
     code = vocabulary.encode(58)
     assert code == [5, 4, 3, 3, 3, EOS] and vocabulary.decode(code) == 58.0
     assert vocabulary.encode(np.float64(5)) == [4, EOS]
     array = vocabulary.encode([5, 58, 0])
-    assert array.dtype == np.int32 and array.tolist() == [[4, 2, 0, 0, 0, 0], code, [2, 0, 0, 0, 0, 0]]
+    assert array.dtype == np.int16 and array.tolist() == [[4, 2, 0, 0, 0, 0], code, [2, 0, 0, 0, 0, 0]]
     assert np.array_equal(vocabulary.encode(pd.Series([5, 58, 0])), array)
     tensor = vocabulary.encode(torch.tensor([5.0, 58.0, 0.0]))
     assert tensor.dtype == torch.int64 and tensor.tolist() == array.tolist()
@@ -318,6 +327,12 @@ def test_encode_and_decode_give_what_they_are_given() -> None:
     # What follows EOS does not count; a code need not be greedy or end.
     assert vocabulary.decode([3, 5, EOS, 5]) == 51 and vocabulary.decode([]) == 0
     assert vocabulary.decode(torch.tensor([[3, 5, EOS, 5]])).tolist() == [51]
+
+
+def test_ids_of_a_large_vocabulary_do_not_overflow() -> None:
+    vocabulary = CoDiVocabulary(np.arange(1, 40_001), tolerance=0)
+    ids = vocabulary.encode([40_000, 32_765])
+    assert ids.tolist() == [[40_002, EOS], [32_767, EOS]] and vocabulary.decode(ids).tolist() == [40_000, 32_765]
 
 
 @given(st.lists(st.integers(0, 10**6).map(lambda n: n / 100), min_size=1, max_size=20))
