@@ -112,20 +112,14 @@ def train_phase(model: Any, processor: Any, phase: Phase, rng: np.random.Generat
 
 def main(
     output: Annotated[str, typer.Option(help="Folder for the model and its processor.")] = "outputs/tiny",
-    start: Annotated[str | None, typer.Option(help="Model to go on from, with the last phase only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
 ) -> None:
     """Train the tiny model from random weights and save it."""
     torch.manual_seed(seed)
     processor = tiny.build_processor()
     model: Any = tiny.build_model(processor)
-    phases: tuple[Phase, ...] = PHASES
-    if start is not None:
-        model, phases = type(model).from_pretrained(start), PHASES[-1:]
     model.train()
-    for number, phase in enumerate(phases):
-        if phase is PHASES[-1] and start is None:
-            model.save_pretrained(f"{output}_before_careless")
+    for number, phase in enumerate(PHASES):
         rng = np.random.default_rng([seed, number])
         print(f"{phase.name}: loss {train_phase(model, processor, phase, rng):.3f}", flush=True)
     processor.tokenizer.padding_side = "left"
