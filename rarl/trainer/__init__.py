@@ -1,0 +1,9 @@
+"""Trainers on TRL's GRPOTrainer. Whatever touches a private method of TRL is in this folder;
+`tests/test_trl_contract.py` fails when one of those methods moves.
+"""
+
+from rarl.trainer.config import RARLConfig
+from rarl.trainer.rarl import RARLTrainer
+from rarl.trainer.shared_prefix import SharedPrefixTrainer
+
+__all__ = ["RARLConfig", "RARLTrainer", "SharedPrefixTrainer"]

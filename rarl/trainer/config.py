@@ -1,0 +1,114 @@
+"""Arguments of [`RARLTrainer`](rarl.trainer.RARLTrainer)."""
+
+import math
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from rarl.mutation import MutationSettings
+
+
+@dataclass
+class RARLConfig(GRPOConfig):
+    r"""Arguments of [`RARLTrainer`]: those of TRL's `GRPOConfig` and the ones below.
+
+    With `rmo=False`, `suppress_vision_tokens=False`, `exact_zero_advantages=False` and `shared_prefix="off"`, the
+    trainer is TRL's, step for step. `rmo_importance="luffy"` is the policy shaping of LUFFY (arXiv:2504.14945).
+    """
+
+    rmo: bool = field(
+        default=True,
+        metadata={"help": "Response Mutation Operation: rewrite the worst responses of groups without a signal."},
+    )
+    rmo_trigger: str = field(
+        default="stagnant",
+        metadata={"help": "Which groups: 'stagnant' (rewards all equal and short of the ceiling) or 'low_reward'."},
+    )
+    rmo_probability: float = field(default=0.5, metadata={"help": "Chance that a triggered group is mutated."})
+    rmo_num_replaced: int = field(default=1, metadata={"help": "k, responses replaced in a mutated group."})
+    rmo_ceiling: float = field(
+        default=0.9,
+        metadata={"help": "A tied group whose mean reaches this share of the attainable reward counts as solved."},
+    )
+    rmo_threshold: float = field(
+        default=0.0, metadata={"help": "Total reward below which the trigger 'low_reward' replaces a response."}
+    )
+    rmo_source: str = field(
+        default="ground_truth",
+        metadata={"help": "'ground_truth' (built from `values`) or 'reference' (a column with a whole response)."},
+    )
+    rmo_keep_reasoning: bool = field(
+        default=True, metadata={"help": "Keep the sampled think block and rewrite the answer block only."}
+    )
+    rmo_importance: str = field(
+        default="on_policy",
+        metadata={
+            "help": "'on_policy': a mutated response has ratio 1 on its first update (biased, as the policy did not "
+            "sample it). 'luffy': behaviour probability 1, shaped p / (p + rmo_luffy_gamma), no clip."
+        },
+    )
+    rmo_luffy_gamma: float = field(default=0.1, metadata={"help": "γ of the 'luffy' shaping."})
+    advantage_cap: float | None = field(
+        default=None,
+        metadata={
+            "help": "Clip advantages to ±this. One replaced response in a tied group of G otherwise has (G-1)/√G, "
+            "2.47 for G = 8, whatever the gap in reward."
+        },
+    )
+    exact_zero_advantages: bool = field(
+        default=True,
+        metadata={"help": "Give a tied group advantages of exactly 0 instead of amplified rounding."},
+    )
+    shared_prefix: str = field(
+        default="auto",
+        metadata={
+            "help": "Encode each prompt once for all answers to it: 'on' (an error if the model cannot), 'off', or "
+            "'auto' (on where it can)."
+        },
+    )
+    shared_prefix_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens, padding included, of a call of the model with shared prompts."},
+    )
+    suppress_vision_tokens: bool = field(
+        default=True,
+        metadata={"help": "Never sample vision tokens: one image pad in an answer ends the run."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mutation_settings()  # raises before a model is loaded
+        for name, value, known in (
+            ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
+            ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
+            ("shared_prefix", self.shared_prefix, ("auto", "on", "off")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.rmo_importance == "luffy" and self.loss_type not in NORMALIZED_LOSSES:
+            raise ValueError(
+                f"rmo_importance='luffy' works with loss_type {', '.join(NORMALIZED_LOSSES)}, got {self.loss_type!r}."
+            )
+        if self.advantage_cap is not None and self.advantage_cap <= 0:
+            raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
+        accumulation = self.gradient_accumulation_steps
+        window = math.lcm((self.steps_per_generation or 1) * self.num_iterations, accumulation) // accumulation
+        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % window:
+            raise ValueError(
+                f"save_steps={self.save_steps:g} falls inside a generation window of {window} steps, whose buffered "
+                f"completions a checkpoint loses; use a multiple of {window}."
+            )
+
+    def mutation_settings(self) -> MutationSettings:
+        """The settings of RMO as [`rarl.mutation`] takes them."""
+        return MutationSettings(
+            trigger=self.rmo_trigger,  # type: ignore[arg-type]  # checked by MutationSettings
+            probability=self.rmo_probability,
+            num_replaced=self.rmo_num_replaced,
+            ceiling=self.rmo_ceiling,
+            threshold=self.rmo_threshold,
+            seed=self.seed,
+        )
+
+
+NORMALIZED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")

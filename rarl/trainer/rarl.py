@@ -1,0 +1,266 @@
+"""TRL's GRPOTrainer with RARL's Response Mutation Operation: wiring only; the arithmetic lives in [`rarl.mutation`]."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from rarl.datasets.validation import check_uniform
+from rarl.mutation import (
+    attainable_maximum,
+    choose_mutated,
+    is_stagnant,
+    reference_text,
+    rewrite_ids,
+    total_rewards,
+    zero_tied_advantages,
+)
+from rarl.prompt import build_completion
+from rarl.rewards import REWARDS, weights
+from rarl.task import get_task
+from rarl.trainer.config import RARLConfig
+from rarl.trainer.shared_prefix import SharedPrefixTrainer
+from rarl.vision_tokens import vision_token_ids
+
+
+class RARLTrainer(SharedPrefixTrainer):
+    r"""Ranking-aware reinforcement learning on TRL's GRPOTrainer.
+
+    Args are those of `GRPOTrainer`. `reward_funcs` defaults to RARL's five rewards with [`rarl.rewards.weights`] as
+    their weights. Rows hold `prompt`, `images`, `values` and `task`; with `rmo_source="reference"` also `reference`.
+
+    Mutation happens between generation and scoring, so text, ids, end token, masks, old and reference
+    log-probabilities, rewards, statistics, logged lengths and the loss's token count are all of the mutated response.
+    A mutated response is treated as if the policy had sampled it, which biases the estimator towards imitation: that
+    is the operation's purpose, and why it is applied with a probability and to groups that teach nothing otherwise.
+
+    Logged beside TRL's metrics: `rmo/stagnant_fraction` (share of tied groups short of the ceiling), `rmo/mutated`
+    (responses rewritten), `rmo/skipped` (rewrites that would not fit `max_completion_length`), `rmo/reward_std_before`
+    and `rmo/reward_std_after` (mean standard deviation within a group). The completions table has a `mutated` column.
+
+    Raises:
+        ValueError: On data that mixes rows with and without images, on a missing column, and on settings that RMO
+            cannot work with (tools, environments, `rollout_func`).
+    """
+
+    _tag_names = ["trl", "grpo", "rarl"]
+    _name = "RARL"
+    args: RARLConfig
+    model: Any
+    processing_class: Any
+    num_generations: int
+    max_completion_length: int
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: RARLConfig | None = None,
+        train_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args if args is not None else RARLConfig("RARL")
+        if reward_funcs is None:
+            reward_funcs = list(REWARDS.values())
+            args.reward_weights = weights() if args.reward_weights is None else args.reward_weights
+        if args.rmo and any(kwargs.get(name) for name in ("tools", "rollout_func", "environment_factory")):
+            raise ValueError("RMO rewrites single-turn responses: set rmo=False with tools, environments or rollouts.")
+        held_out = kwargs.get("eval_dataset")
+        for rows in (train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
+            if isinstance(rows, Dataset):  # the rows of a stream are not known beforehand
+                check_uniform(rows)
+        if train_dataset is not None:
+            _check_columns(train_dataset.column_names, args)
+            _check_number(train_dataset, args)
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        if args.suppress_vision_tokens and self._is_vlm:
+            self._suppress(vision_token_ids(self.processing_class))
+        self._mutation_settings = args.mutation_settings()
+        self._mutation_inputs: list[dict[str, Any]] = []
+        self._mutated = torch.empty(0, dtype=torch.bool)
+        self._last_rewards = torch.empty(0)
+        self._last_logps = torch.empty(0)
+
+    def _suppress(self, token_ids: list[int]) -> None:
+        if self.use_vllm:
+            generation = self.vllm_generation
+            given = dict(generation.generation_kwargs or {})
+            bias = {**{token_id: -100.0 for token_id in token_ids}, **given.get("logit_bias", {})}
+            generation.generation_kwargs = {**given, "logit_bias": bias}
+        else:
+            # A list given by the user replaces TRL's own, so the two are joined.
+            token_ids = sorted({*token_ids, *(self.generation_kwargs.get("suppress_tokens") or [])})
+            self.generation_kwargs["suppress_tokens"] = token_ids
+            self.generation_config.suppress_tokens = token_ids
+
+    @property
+    def _rmo_active(self) -> bool:
+        return self.args.rmo and self.model.training
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._mutation_inputs = inputs
+        self._mutated = torch.zeros(len(inputs), dtype=torch.bool)
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self._finish_advantages(output)
+        if self._rmo_active:
+            output["mutated"] = self._mutated.to(output["advantages"].device)
+            grouped = self._total_rewards().view(-1, self.num_generations)
+            self._metrics["train"]["rmo/reward_std_after"].append(grouped.std(dim=1).mean().item())
+        self._mutation_inputs = []
+        return output
+
+    def _total_rewards(self) -> torch.Tensor:
+        """Total rewards of the global generation batch, `[n]`."""
+        return (self._last_rewards * self.reward_weights.to(self._last_rewards.device)).nansum(dim=1)
+
+    def _finish_advantages(self, output: dict[str, Any]) -> None:
+        exact_zero = self.args.exact_zero_advantages and self.multi_objective_aggregation == "sum_then_normalize"
+        if not exact_zero and self.args.advantage_cap is None:
+            return
+        advantages = self.accelerator.gather(output["advantages"])
+        if exact_zero:
+            advantages = zero_tied_advantages(advantages, self._total_rewards(), self.num_generations)
+        if self.args.advantage_cap is not None:
+            advantages = advantages.clamp(-self.args.advantage_cap, self.args.advantage_cap)
+        local = len(output["advantages"])
+        start = self.accelerator.process_index * local
+        output["advantages"] = advantages[start : start + local]
+        logged: Any = self._logs["advantages"]  # the table shows what is used
+        for position, advantage in enumerate(reversed(advantages.tolist()[-len(logged) :]), start=1):
+            logged[-position] = advantage
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        self._last_rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._last_rewards
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        completion_ids, logprobs = super()._generate_single_turn(
+            prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+        )
+        if self._rmo_active:
+            completion_ids, logprobs = self._mutate(completion_ids, logprobs)
+        if self.args.rmo:  # in evaluation too: the table's columns must stay in step
+            self._log_completion_extra("mutated", self._mutated.tolist())
+        return completion_ids, logprobs
+
+    def _mutate(
+        self, completion_ids: list[list[int]], logprobs: list[list[float]] | None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Rewrite this process's share of the responses chosen over the global generation batch."""
+        inputs, group_size = self._mutation_inputs, self.num_generations
+        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        conversational = isinstance(inputs[0]["prompt"], list)
+        completions = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+        prompts = [row["prompt"] for row in inputs]
+        rewards = self._calculate_rewards(inputs, prompts, completions, completion_ids).cpu().double().numpy()
+        self._pending_extra_logs.clear()  # what reward functions logged here is logged again when TRL scores
+        self._pending_metrics.clear()
+
+        reward_weights = self.reward_weights.tolist()
+        chosen = self._choose(rewards, reward_weights)
+        offset = self.accelerator.process_index * len(inputs)
+        completion_ids, logprobs = list(completion_ids), None if logprobs is None else list(logprobs)
+        skipped = 0
+        for row in chosen[(chosen >= offset) & (chosen < offset + len(inputs))] - offset:
+            ids = self._mutated_ids(inputs[row], completion_ids[row], texts[row])
+            if len(ids) > self.max_completion_length:
+                skipped += 1
+                continue
+            completion_ids[row] = ids
+            self._mutated[row] = True
+            if logprobs is not None:
+                logprobs[row] = [float("nan")] * len(ids)  # not sampled: TRL applies no correction where it sees NaN
+
+        counts = torch.tensor([int(self._mutated.sum()), skipped], device=self.accelerator.device)
+        mutated, skipped = self.accelerator.gather(counts).view(-1, 2).sum(dim=0).tolist()
+        groups = rewards.reshape(-1, group_size, rewards.shape[1])
+        totals = total_rewards(rewards, reward_weights).reshape(-1, group_size)
+        stagnant = [
+            is_stagnant(total, attainable_maximum(group, reward_weights), self.args.rmo_ceiling)
+            for total, group in zip(totals, groups, strict=True)
+        ]
+        metrics = self._metrics["train"]
+        metrics["rmo/stagnant_fraction"].append(float(np.mean(stagnant)))
+        metrics["rmo/reward_std_before"].append(float(totals.std(axis=1, ddof=1).mean()))
+        metrics["rmo/mutated"].append(float(mutated))
+        metrics["rmo/skipped"].append(float(skipped))
+        return completion_ids, logprobs
+
+    def _choose(self, rewards: np.ndarray, reward_weights: Sequence[float]) -> np.ndarray:
+        """Global row indices to replace. The number of the generation batch is the run's micro-step, which a resumed
+        run continues: TRL counts `_step` from 0 again, but both start at an optimiser step."""
+        accumulation = self.args.gradient_accumulation_steps
+        step = self.state.global_step * accumulation + self._step % accumulation
+        groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
+        rows = [
+            choose_mutated(group, reward_weights, self._mutation_settings, step, index) + index * self.num_generations
+            for index, group in enumerate(groups)
+        ]
+        return np.concatenate(rows)
+
+    def _mutated_ids(self, row: dict[str, Any], ids: list[int], text: str) -> list[int]:
+        if self.args.rmo_source == "reference":
+            reference = row["reference"]
+        else:
+            reference = build_completion(row["values"], get_task(row["task"]))
+        start, tail = reference_text(text, reference, len(row["values"]), self.args.rmo_keep_reasoning)
+        tokenizer = self._tokenizer
+        decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
+        encode: Callable[[str], list[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        return rewrite_ids(ids, start, tail, decode, encode, tokenizer.eos_token_id)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self.args.rmo_importance == "luffy":
+            self._last_logps = result[0]  # of the loss's own forward pass, with its graph
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        mutated = inputs.get("mutated")
+        if mutated is None or self.args.rmo_importance == "on_policy":
+            return super()._compute_loss(model, inputs)
+        # The KL and entropy terms of mutated rows stay TRL's; their policy term is replaced.
+        advantages = inputs["advantages"]
+        loss = super()._compute_loss(model, {**inputs, "advantages": advantages.masked_fill(mutated, 0.0)})
+        probability = self._last_logps.exp()
+        shaped = probability / (probability + self.args.rmo_luffy_gamma)
+        per_token = -shaped * (advantages * mutated).unsqueeze(1)
+        return loss + self._normalize(per_token, inputs["completion_mask"], inputs["num_items_in_batch"])
+
+    def _normalize(self, per_token: torch.Tensor, mask: torch.Tensor, num_items: torch.Tensor) -> torch.Tensor:
+        """Sum of a per-token loss `[b, t]`, divided as TRL divides the policy loss of this `loss_type`."""
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        total = per_token * mask
+        if self.loss_type == "grpo":
+            return (total.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean() / accumulation
+        if self.loss_type == "bnpo":
+            return total.sum() / mask.sum().clamp(min=1) / accumulation
+        if self.loss_type == "dr_grpo":
+            return total.sum() / (total.size(0) * self.max_completion_length) / accumulation
+        normalizer = num_items.clamp(min=1) / self.accelerator.num_processes
+        return total.sum() / (normalizer * accumulation / self.args.steps_per_generation)
+
+
+def _check_columns(column_names: list[str] | None, args: RARLConfig) -> None:
+    needed = ["values", "task"] + (["reference"] if args.rmo_source == "reference" else [])
+    missing = [name for name in needed if column_names is not None and name not in column_names]
+    if args.rmo and missing:
+        raise ValueError(
+            f"RMO needs the columns {', '.join(needed)}, the training data lacks {', '.join(missing)}; it has "
+            f"{', '.join(column_names or [])}."
+        )
+
+
+def _check_number(train_dataset: Any, args: RARLConfig) -> None:
+    wanted = (args.generation_batch_size or 0) // (args.num_generations or 1)
+    if isinstance(train_dataset, Dataset) and len(train_dataset) < wanted:
+        raise ValueError(
+            f"The training data has {len(train_dataset)} prompts, but one generation batch takes {wanted} "
+            f"(generation_batch_size={args.generation_batch_size}, num_generations={args.num_generations}): give more, "
+            "or lower per_device_train_batch_size or gradient_accumulation_steps."
+        )

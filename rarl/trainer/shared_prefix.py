@@ -1,0 +1,233 @@
+"""TRL's GRPOTrainer with each prompt encoded once: wiring only; the arithmetic lives in [`rarl.shared_prefix`]."""
+
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from trl import GRPOTrainer
+from trl.extras.profiling import profiling_context
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad, split_tensor_dict
+
+from rarl.image_memo import images_processed_once
+from rarl.rollout import sample_answers, unsupported_settings
+from rarl.shared_prefix import (
+    answer_log_probs,
+    attention_cost,
+    innermost,
+    same_prompts,
+    share_images,
+    shuffled_groups,
+    split_images,
+    take_rows,
+    unsupported,
+    unsupported_model,
+)
+
+logger = get_logger(__name__)
+
+
+class SharedPrefixTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see [`rarl.shared_prefix`].
+
+    Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off") and `shared_prefix_tokens` are read from its
+    arguments if they are there. A prompt is encoded once to sample its answers; old, reference and current
+    log-probabilities go through the shared layout; micro-batches are made of whole groups; each image is preprocessed
+    and kept once. Where model or settings do not allow it, TRL's own way is taken, and one line says why.
+
+    Raises:
+        ValueError: With `shared_prefix="on"`, if it is not possible.
+    """
+
+    args: Any
+    model: Any
+    num_generations: int
+    _buffered_inputs: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        wanted = getattr(self.args, "shared_prefix", "auto")
+        reason = "shared_prefix is off" if wanted == "off" else self._why_not_shared()
+        if reason is not None and wanted == "on":
+            raise ValueError(f"shared_prefix='on', but {reason}.")
+        if reason is not None and wanted == "auto":
+            logger.warning(f"Prompts are not shared: {reason}.")
+        self._shares_prefix = reason is None
+        if self._shares_prefix:
+            self._attention_cost = attention_cost(self.accelerator.unwrap_model(self.model).config)
+            self._check_calls()
+            self._leave_out_frozen_vision()
+        in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
+        if in_generation is not None and wanted != "off":
+            logger.warning(f"Prompts are not shared in generation: {in_generation}.")
+        self._shares_generation = in_generation is None
+        self._shares_images = wanted != "off"
+
+    def _why_not_shared(self) -> str | None:
+        if self.aux_loss_enabled:
+            return "the load-balancing loss counts every token of the plain layout"
+        if self._is_vlm and (self.tools or self.environment_factories is not None or self.rollout_func is not None):
+            return "answers may hold images"
+        if self.is_fsdp_enabled:
+            return "it is untested under FSDP"
+        return unsupported(self.accelerator.unwrap_model(self.model).config)
+
+    def _leave_out_frozen_vision(self) -> None:
+        """No gradients of the activations of a vision tower that is not trained.
+
+        With LoRA and gradient checkpointing TRL makes all input embeddings require gradients, those of images too.
+        """
+        model = innermost(self.accelerator.unwrap_model(self.model))
+        visual = getattr(model, "visual", None)
+        if visual is not None and not any(parameter.requires_grad for parameter in visual.parameters()):
+            visual.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out.requires_grad_(False))
+
+    def _check_calls(self) -> None:
+        reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+        if (
+            getattr(self.args, "shared_prefix_tokens", None) is not None
+            and self.args.gradient_checkpointing
+            and reentrant
+            and (self.accelerator.num_processes > 1 or self.is_deepspeed_enabled)
+        ):
+            raise ValueError(
+                "shared_prefix_tokens makes several calls of the model, whose gradients do not go together with "
+                "reentrant gradient checkpointing here (TRL sets it for LoRA under ZeRO-3): leave it unset, and lower "
+                "per_device_train_batch_size if memory is short."
+            )
+
+    def _why_not_shared_in_generation(self) -> str | None:
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return "its engine caches prefixes itself"
+        if self.rollout_func is not None or self.tools or self.environment_factories is not None:
+            return "answers take several turns, or are generated elsewhere"
+        if self.is_fsdp_enabled:
+            return "it is untested under FSDP"
+        if self._dist.is_zero3 and not self.args.ds3_gather_for_generation:
+            return "with ds3_gather_for_generation=False all processes must take the same steps"
+        model = self.accelerator.unwrap_model(self.model)
+        eos_token_ids = self.generation_config.eos_token_id
+        if eos_token_ids != self.eos_token_ids:
+            return f"generation ends with {eos_token_ids}, but training reads answers up to {self.eos_token_ids}"
+        return unsupported_model(model.config) or unsupported_settings(self.generation_config, model.generation_config)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self._shares_images:
+            return super()._generate_and_score_completions(inputs)
+        with images_processed_once(self.processing_class):
+            return super()._generate_and_score_completions(inputs)
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        if not self._shares_generation or min(map(len, prompt_ids)) < 2:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
+        fields = dict(multimodal_fields)
+        num_images = None if images is None else [len(own or ()) for own in images]
+        shown = split_images(fields.pop("pixel_values", None), fields.pop("image_grid_thw", None), num_images)
+        groups = same_prompts(prompt_ids, shown)
+        fields |= {"input_ids": prompt_ids, "attention_mask": [[1] * len(ids) for ids in prompt_ids]}
+        prompts: dict[str, torch.Tensor] = {
+            name: pad(
+                [torch.tensor(rows[group[0]]) for group in groups],
+                padding_value=self._tokenizer.pad_token_id if name == "input_ids" else 0,
+                padding_side="left",
+                pad_to_multiple_of=self.pad_to_multiple_of,  # type: ignore[arg-type]
+            )
+            for name, rows in fields.items()
+        }
+        distinct = [own for group in groups if shown is not None and (own := shown[group[0]]) is not None]
+        if distinct:
+            prompts["image_grid_thw"] = torch.cat([grid for grid, _ in distinct])
+            prompts["pixel_values"] = torch.cat([pixels for _, pixels in distinct])
+        index = torch.empty(len(prompt_ids), dtype=torch.long)
+        for number, group in enumerate(groups):
+            index[group] = number
+        # As TRL generates, in the same contexts.
+        with (
+            profiling_context(self, "transformers.generate"),
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+        ):
+            inputs: Any = self._prepare_input(prompts)
+            return sample_answers(model, inputs, index, self.generation_config, self.eos_token_ids), None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if not self._shares_prefix:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **fields,
+            )
+        batch_size = batch_size or len(input_ids)
+        num_images = fields.get("num_images")
+        images = split_images(fields.get("pixel_values"), fields.get("image_grid_thw"), num_images)
+        types = fields.get("mm_token_type_ids")
+        base_model = innermost(self.accelerator.unwrap_model(model))
+        device = input_ids.device.type
+        parts = []
+        for start in range(0, len(input_ids), batch_size):
+            rows = slice(start, start + batch_size)
+            with self.accelerator.autocast():
+                autocast = torch.is_autocast_enabled(device)
+                parts.append(
+                    answer_log_probs(
+                        model,
+                        base_model,
+                        input_ids[rows],
+                        attention_mask[rows],
+                        logits_to_keep,
+                        torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                        None if images is None else images[rows],
+                        None if types is None else types[rows],
+                        getattr(self.args, "shared_prefix_tokens", None),
+                        self._attention_cost,
+                        self._largest_of_processes,
+                    )
+                )
+        log_probs = torch.cat([part[0] for part in parts])
+        entropies = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None
+        return log_probs, entropies, None
+
+    def _largest_of_processes(self, number: int) -> int:
+        numbers = torch.tensor([number], device=self.accelerator.device)
+        return int(self.accelerator.gather(numbers).max())
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        # TRL's own, but for the shuffle: it permutes single rows, which would tear groups apart.
+        if not (self._shares_prefix and self.model.training):
+            return super()._prepare_inputs(generation_batch)
+        steps_per_generation = self.args.steps_per_generation
+        if self._step % (steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            num_rows = len(batch["prompt_ids"])
+            # One copy of the pixels of a prompt is kept, in a list with one entry for each row.
+            images = split_images(*(batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")))
+            groups = same_prompts(batch["prompt_ids"].tolist(), images)
+            order = shuffled_groups(num_rows, self.num_generations, self.accelerator.process_index * num_rows)
+            self._buffered_inputs = split_tensor_dict(
+                take_rows(share_images(batch, groups), order), steps_per_generation
+            )
+        return self._buffered_inputs[self._step % steps_per_generation]
