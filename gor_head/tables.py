@@ -1,0 +1,204 @@
+"""CSV files as features and labels; what is wrong with a file is said with its name, line and value."""
+
+import csv
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Kind = Literal["number", "category"]
+"""What a column of features holds: a number, or text that stands for a category."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples with labels.
+
+    Attributes:
+        name: Name of the file, less its extension.
+        features: Columns of numbers, and pandas categoricals for columns of text, `[n, d]`.
+        labels: Finite numbers, float64, `[n]`.
+        target: Name of the label's column.
+    """
+
+    name: str
+    features: pd.DataFrame
+    labels: NDArray[np.float64]
+    target: str
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Kind of every column of features: what [`read_table`] needs to read another file alike."""
+        return {
+            str(name): "category" if isinstance(column.dtype, pd.CategoricalDtype) else "number"
+            for name, column in self.features.items()
+        }
+
+
+def read_table(
+    path: str | Path, target: str | Sequence[str], drop: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
+) -> Table:
+    """Read features and labels of a CSV file with a header; blank lines are skipped.
+
+    Args:
+        path: The file.
+        target: Name of the label's column, or several names of which the file has one.
+        drop: Columns that are no features, such as a customer's number; those that the file has are left out.
+        kinds: Columns of features to read, and how, see [`Table.kinds`]; by default all, text as categories.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is empty or no table, lacks a column, or a label is missing or no finite number.
+    """
+    path = Path(path)
+    frame = _read(path, kinds)
+    names = [target] if isinstance(target, str) else list(target)
+    found = [name for name in names if name in frame.columns]
+    if len(found) != 1:
+        wanted = f"the column {names[0]!r}" if len(names) == 1 else f"one of the columns {_listed(names)}"
+        raise ValueError(f"{path}: wanted {wanted} as label, got {_listed(found or frame.columns)}.")
+    labels = _numbers(frame[found[0]], path, found[0], missing=False)
+    features = _features(frame.drop(columns=found), path, drop, kinds)
+    return Table(path.stem, features, labels, found[0])
+
+
+def read_features(path: str | Path, drop: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None) -> pd.DataFrame:
+    """Read the features of a CSV file, `[n, d]`, as [`read_table`] does; no label is needed."""
+    return _features(_read(Path(path), kinds), Path(path), drop, kinds)
+
+
+def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float64]:
+    """Read one column of finite numbers, `[n]`, by default the only column of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As [`read_table`], or if no column is named and the file has several.
+    """
+    path = Path(path)
+    frame = _read(path, None)
+    if column is None and len(frame.columns) > 1:
+        raise ValueError(f"{path}: name the column of the labels, it has {_listed(frame.columns)}.")
+    name = frame.columns[0] if column is None else column
+    if name not in frame.columns:
+        raise ValueError(f"{path}: wanted the column {name!r}, got {_listed(frame.columns)}.")
+    return _numbers(frame[name], path, name, missing=False)
+
+
+def _read(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
+    header = _header(path)
+    text = {name: str for name, kind in (kinds or {}).items() if kind == "category" and name in header}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                index_col=False,
+                dtype=text,
+                encoding="utf-8-sig",
+                low_memory=False,
+                float_precision="round_trip",  # labels sit on a grid: no last digit may be off
+                compression=None,
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        _check_widths(path, len(header))
+        raise ValueError(f"{path}: not a table ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start}).") from None
+    if frame.iloc[:, -1].isna().any():  # also how a row that is too short looks
+        _check_widths(path, len(header))
+    if not len(frame):
+        raise ValueError(f"{path}: wanted rows below the header, got none.")
+    return frame
+
+
+def _header(path: Path) -> list[str]:
+    header = next((row for _, row in _rows(path)), None)
+    if header is None:
+        raise ValueError(f"{path}: the file is empty; a header and rows are wanted.")
+    if all(_is_number(name) for name in header):
+        raise ValueError(f"{path}: wanted a header of column names in line 1, got the numbers {_listed(header)}.")
+    double = next((name for place, name in enumerate(header) if name in header[:place]), None)
+    if double is not None:
+        raise ValueError(f"{path}: the column {double!r} is there more than once.")
+    return header
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of every row that is not blank, the header first."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        try:
+            for row in reader:
+                if row and (len(row) > 1 or row[0].strip()):
+                    yield reader.line_num, row
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not text in UTF-8 ({error.reason}).") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: not a table ({error}).") from None
+
+
+def _check_widths(path: Path, wanted: int) -> None:
+    for line, row in _rows(path):
+        if len(row) != wanted:
+            raise ValueError(f"{path}, line {line}: wanted {wanted} fields as in the header, got {len(row)}.")
+
+
+def _features(frame: pd.DataFrame, path: Path, drop: Sequence[str], kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
+    if kinds is None:
+        features = frame.drop(columns=[name for name in drop if name in frame.columns])
+        kinds = {name: "number" if pd.api.types.is_numeric_dtype(features[name]) else "category" for name in features}
+    missing = [name for name in kinds if name not in frame.columns]
+    if missing:
+        raise ValueError(f"{path}: wanted the columns {_listed(missing)}, got {_listed(frame.columns)}.")
+    if not kinds:
+        raise ValueError(f"{path}: no column of features is left.")
+    columns = {
+        name: _numbers(frame[name], path, name, missing=True) if kind == "number" else frame[name].astype("category")
+        for name, kind in kinds.items()
+    }
+    return pd.DataFrame(columns)
+
+
+def _numbers(column: pd.Series, path: Path, name: str, missing: bool) -> NDArray[np.float64]:
+    """A column as float64; one that is not all finite numbers is an error, missing ones become NaN if they may."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = ~np.isfinite(values)
+    if missing:
+        wrong &= column.notna().to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        line, fields = next(found for place, found in enumerate(_rows(path)) if place == row + 1)
+        value = fields[list(column_names(path)).index(name)]
+        raise ValueError(
+            f"{path}, line {line}: wanted a finite number in column {name!r}, got {value!r} "
+            f"({int(wrong.sum())} of {len(wrong)} rows)."
+        )
+    return values
+
+
+def column_names(path: str | Path) -> list[str]:
+    """Names in the header of a CSV file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is empty, or its header is one of numbers or has a name twice.
+    """
+    return _header(Path(path))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: Any, most: int = 10) -> str:
+    names = [repr(str(name)) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gor_head.tables import column_names, read_features, read_labels, read_table
+
+CUSTOMERS = """id,city,orders,member,spent
+007,Oslo,3,True,10.50
+008,"Bergen, old",,False,0.1
+009,Oslo,1,True,1e3
+"""
+
+
+@pytest.fixture
+def customers(tmp_path: Path) -> Path:
+    path = tmp_path / "customers.csv"
+    path.write_text(CUSTOMERS)
+    return path
+
+
+def write(folder: Path, content: str | bytes) -> Path:
+    path = folder / "data.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_table(customers: Path) -> None:
+    table = read_table(customers, "spent", drop=["id"])
+    assert table.name == "customers" and table.target == "spent"
+    assert table.labels.tolist() == [10.5, 0.1, 1000.0]
+    assert table.kinds == {"city": "category", "orders": "number", "member": "number"}
+    assert table.features["city"].tolist() == ["Oslo", "Bergen, old", "Oslo"]
+    assert table.features["city"].cat.categories.tolist() == ["Bergen, old", "Oslo"]
+    np.testing.assert_array_equal(table.features["orders"], [3, np.nan, 1])
+    assert table.features["member"].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_another_file_is_read_alike(customers: Path, tmp_path: Path) -> None:
+    """Columns in another order, numbers where categories are due, no label, one column too many."""
+    kinds = read_table(customers, "spent", drop=["id"]).kinds
+    other = write(tmp_path, "orders,extra,member,city\n2,x,False,0150\n")
+    features = read_features(other, kinds=kinds)
+    assert list(features) == ["city", "orders", "member"]
+    assert features["city"].tolist() == ["0150"] and isinstance(features["city"].dtype, pd.CategoricalDtype)
+    assert features["member"].tolist() == [0.0]
+
+
+def test_label_by_one_of_several_names(customers: Path) -> None:
+    assert read_table(customers, ["response", "orders_next", "spent"]).target == "spent"
+    with pytest.raises(ValueError, match="one of the columns 'response', 'price' as label, got 'id', 'city'"):
+        read_table(customers, ["response", "price"])
+    with pytest.raises(ValueError, match="one of the columns 'spent', 'id' as label, got 'spent', 'id'"):
+        read_table(customers, ["spent", "id"])
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_labels_are_read_to_the_last_digit(tmp_path_factory: pytest.TempPathFactory, labels: list[float]) -> None:
+    path = write(tmp_path_factory.mktemp("labels"), "y\n" + "\n".join(map(repr, labels)) + "\n")
+    assert read_labels(path).tolist() == labels
+
+
+def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, b'\xef\xbb\xbf"y","x"\r\n\r\n"1.5","2"\r\n3,4\r\n\r\n')
+    assert read_table(path, "y").labels.tolist() == [1.5, 3.0]
+    assert column_names(path) == ["y", "x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "data.csv: the file is empty"),
+        ("\n\n", "data.csv: the file is empty"),
+        ("x,y\n", "data.csv: wanted rows below the header, got none"),
+        ("x,z\n1,2\n", "data.csv: wanted the column 'y' as label, got 'x', 'z'"),
+        ("x;y\n1;2\n", "wanted the column 'y' as label, got 'x;y'"),
+        ("y\n1\n", "data.csv: no column of features is left"),
+        ("1,2\n3,4\n", "wanted a header of column names in line 1, got the numbers '1', '2'"),
+        ("x,y,x\n3,4,5\n", "the column 'x' is there more than once"),
+        ("x,y\n1,2\n3,nan\n", "data.csv, line 3: wanted a finite number in column 'y', got 'nan'"),
+        ("x,y\n1,2\n3,\n", "line 3: wanted a finite number in column 'y', got ''"),
+        ("x,y\n1,2\n\n3,inf\n", r"line 4: wanted a finite number in column 'y', got 'inf' \(1 of 2 rows\)"),
+        ('x,y\n"two\nlines",2\n3,many\n4,few\n', r"line 4: .* column 'y', got 'many' \(2 of 3 rows\)"),
+        ("x,y\n1,2\n3\n4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 1"),
+        ("x,y\n1,2\n3,4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 3"),
+        ("x,y\n1,2,3\n4,5,6\n", "data.csv, line 2: wanted 2 fields as in the header, got 3"),
+        ('x,y\n"1,2\n', "data.csv"),
+        (b"x,y\n\xff\xfe,1\n", "data.csv: not text in UTF-8"),
+        (b"\xff\xfex\x00,\x00y\x00", "data.csv: not text in UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(write(tmp_path, content), "y")
+
+
+def test_text_where_a_number_is_due(customers: Path, tmp_path: Path) -> None:
+    kinds = read_table(customers, "spent").kinds
+    path = write(tmp_path, CUSTOMERS.replace("Oslo,3", "Oslo,three"))
+    with pytest.raises(ValueError, match="line 2: wanted a finite number in column 'orders', got 'three'"):
+        read_features(path, kinds=kinds)
+    with pytest.raises(ValueError, match="wanted the columns 'city', 'orders', 'member', got 'id', 'spent'"):
+        read_features(write(tmp_path, "id,spent\n1,2\n"), kinds=kinds)
+
+
+def test_column_of_labels(customers: Path) -> None:
+    assert read_labels(customers, "spent").tolist() == [10.5, 0.1, 1000.0]
+    with pytest.raises(ValueError, match="name the column of the labels, it has 'id', 'city'"):
+        read_labels(customers)
+    with pytest.raises(ValueError, match="wanted the column 'age', got 'id'"):
+        read_labels(customers, "age")
+    with pytest.raises(FileNotFoundError):
+        read_labels(customers.with_name("none.csv"))
