@@ -340,9 +340,8 @@ def test_figure(tmp_path: Path) -> None:
     axes = comparison_figure(summary).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert sorted(float(np.asarray(line.get_xdata())[0]) for line in points) == pytest.approx(
-        [1] * 6 + [1.1, 1.2, 1.3, 1.4] + [2] * 5
-    )
+    drawn = sorted(float(np.asarray(line.get_xdata())[0]) for line in points)
+    assert drawn == pytest.approx([1] * 6 + [1.1, 1.2, 1.3, 1.4] + [2] * 5)
     assert sum(line.get_markerfacecolor() == "tab:blue" for line in points) == 6
     plot_comparison(summary, tmp_path / "figure.png")
     assert imread(tmp_path / "figure.png").std() > 0.05
