@@ -45,6 +45,9 @@ def read_table(
 ) -> Table:
     """Read features and labels of a CSV file with a header; blank lines are skipped.
 
+    A column is one of categories if any of its fields is not a number; an empty field is then a category, too. In a
+    column of numbers no field may be missing.
+
     Args:
         path: The file.
         target: Name of the label's column, or several names of which the file has one.
@@ -53,7 +56,7 @@ def read_table(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or no table, lacks a column, or a label is missing or no finite number.
+        ValueError: If the file is empty or no table, lacks a column, or a label or a number is missing or not finite.
     """
     path = Path(path)
     frame = _read(path, kinds)
@@ -62,7 +65,7 @@ def read_table(
     if len(found) != 1:
         wanted = f"the column {names[0]!r}" if len(names) == 1 else f"one of the columns {_listed(names)}"
         raise ValueError(f"{path}: wanted {wanted} as label, got {_listed(found or frame.columns)}.")
-    labels = _numbers(frame[found[0]], path, found[0], missing=False)
+    labels = _numbers(frame[found[0]], path, found[0])
     features = _features(frame.drop(columns=found), path, drop, kinds)
     return Table(path.stem, features, labels, found[0])
 
@@ -86,24 +89,23 @@ def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float
     name = frame.columns[0] if column is None else column
     if name not in frame.columns:
         raise ValueError(f"{path}: wanted the column {name!r}, got {_listed(frame.columns)}.")
-    return _numbers(frame[name], path, name, missing=False)
+    return _numbers(frame[name], path, name)
 
 
 def _read(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
     header = _header(path)
     text = {name: str for name, kind in (kinds or {}).items() if kind == "category" and name in header}
+    settings: dict[str, Any] = {
+        "index_col": False,
+        "encoding": "utf-8-sig",
+        "low_memory": False,
+        "float_precision": "round_trip",  # labels sit on a grid: no last digit may be off
+        "compression": None,
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(
-                path,
-                index_col=False,
-                dtype=text,
-                encoding="utf-8-sig",
-                low_memory=False,
-                float_precision="round_trip",  # labels sit on a grid: no last digit may be off
-                compression=None,
-            )
+            frame = pd.read_csv(path, dtype=text, **settings)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _check_widths(path, len(header))
         raise ValueError(f"{path}: not a table ({error}).") from None
@@ -113,6 +115,10 @@ def _read(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
         _check_widths(path, len(header))
     if not len(frame):
         raise ValueError(f"{path}: wanted rows below the header, got none.")
+    # "NA" and the like mean a missing number, but among words they are words.
+    words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].isna().any()]
+    if words:
+        frame[words] = pd.read_csv(path, usecols=words, dtype=str, na_filter=False, **settings)[words]
     return frame
 
 
@@ -158,18 +164,16 @@ def _features(frame: pd.DataFrame, path: Path, drop: Sequence[str], kinds: Mappi
     if not kinds:
         raise ValueError(f"{path}: no column of features is left.")
     columns = {
-        name: _numbers(frame[name], path, name, missing=True) if kind == "number" else frame[name].astype("category")
+        name: _numbers(frame[name], path, name) if kind == "number" else frame[name].astype("category")
         for name, kind in kinds.items()
     }
     return pd.DataFrame(columns)
 
 
-def _numbers(column: pd.Series, path: Path, name: str, missing: bool) -> NDArray[np.float64]:
-    """A column as float64; one that is not all finite numbers is an error, missing ones become NaN if they may."""
+def _numbers(column: pd.Series, path: Path, name: str) -> NDArray[np.float64]:
+    """A column as float64; if it is not all finite numbers, an error."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     wrong = ~np.isfinite(values)
-    if missing:
-        wrong &= column.notna().to_numpy()
     if wrong.any():
         row = int(wrong.argmax())
         line, fields = next(found for place, found in enumerate(_rows(path)) if place == row + 1)

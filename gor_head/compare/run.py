@@ -63,7 +63,8 @@ def run(
         progress: Called with cells done, cells in all, and the cell just done (None at the start).
 
     Raises:
-        ValueError: If names are not different, there is nothing to compare, or a cell's file was made otherwise.
+        ValueError: If names are not different, there is nothing to compare, a method does not take the settings, or
+            a cell's file was made otherwise.
     """
     folder, settings, seeds = Path(folder), dict(settings or {}), list(seeds)
     _check_names("table", [table.name for table in tables])
@@ -72,6 +73,11 @@ def run(
     _check_names("seed", [str(seed) for seed in seeds])
     if jobs < 1:
         raise ValueError(f"jobs: wanted at least 1, got {jobs}.")
+    for method in methods:
+        try:
+            method.make(random_state=seeds[0], **settings)
+        except TypeError as error:
+            raise ValueError(f"{method.name} does not take these settings ({error}).") from None
     by_table = {table.name: table for table in tables}
     by_method = {method.name: method for method in methods}
     data = {table.name: fingerprint(table) for table in tables}

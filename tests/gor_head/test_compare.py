@@ -230,6 +230,7 @@ def test_cells_run_on_one_thread(tmp_path: Path, jobs: int) -> None:
         ({"seeds": [1, 1]}, "seeds need different names, got '1'"),
         ({"methods": []}, "at least one method"),
         ({"tables": []}, "at least one table"),
+        ({"settings": {"gamma": 1}}, "linear does not take these settings .*'gamma'"),
         ({"jobs": 0}, "jobs: wanted at least 1, got 0"),
     ],
 )

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -10,8 +9,9 @@ from gor_head.tables import column_names, read_features, read_labels, read_table
 
 CUSTOMERS = """id,city,orders,member,spent
 007,Oslo,3,True,10.50
-008,"Bergen, old",,False,0.1
-009,Oslo,1,True,1e3
+008,"Bergen, old",0,False,0.1
+009,NA,1,True,1e3
+010,,2,False,0
 """
 
 
@@ -31,22 +31,22 @@ def write(folder: Path, content: str | bytes) -> Path:
 def test_table(customers: Path) -> None:
     table = read_table(customers, "spent", drop=["id"])
     assert table.name == "customers" and table.target == "spent"
-    assert table.labels.tolist() == [10.5, 0.1, 1000.0]
+    assert table.labels.tolist() == [10.5, 0.1, 1000.0, 0.0]
     assert table.kinds == {"city": "category", "orders": "number", "member": "number"}
-    assert table.features["city"].tolist() == ["Oslo", "Bergen, old", "Oslo"]
-    assert table.features["city"].cat.categories.tolist() == ["Bergen, old", "Oslo"]
-    np.testing.assert_array_equal(table.features["orders"], [3, np.nan, 1])
-    assert table.features["member"].tolist() == [1.0, 0.0, 1.0]
+    assert table.features["city"].tolist() == ["Oslo", "Bergen, old", "NA", ""]
+    assert table.features["city"].cat.categories.tolist() == ["", "Bergen, old", "NA", "Oslo"]
+    assert table.features["orders"].tolist() == [3, 0, 1, 2]
+    assert table.features["member"].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
 def test_another_file_is_read_alike(customers: Path, tmp_path: Path) -> None:
     """Columns in another order, numbers where categories are due, no label, one column too many."""
     kinds = read_table(customers, "spent", drop=["id"]).kinds
-    other = write(tmp_path, "orders,extra,member,city\n2,x,False,0150\n")
+    other = write(tmp_path, "orders,extra,member,city\n2,x,False,0150\n3,x,True,None\n")
     features = read_features(other, kinds=kinds)
     assert list(features) == ["city", "orders", "member"]
-    assert features["city"].tolist() == ["0150"] and isinstance(features["city"].dtype, pd.CategoricalDtype)
-    assert features["member"].tolist() == [0.0]
+    assert features["city"].tolist() == ["0150", "None"] and isinstance(features["city"].dtype, pd.CategoricalDtype)
+    assert features["member"].tolist() == [0.0, 1.0]
 
 
 def test_label_by_one_of_several_names(customers: Path) -> None:
@@ -84,6 +84,8 @@ def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
         ("x,y\n1,2\n3,\n", "line 3: wanted a finite number in column 'y', got ''"),
         ("x,y\n1,2\n\n3,inf\n", r"line 4: wanted a finite number in column 'y', got 'inf' \(1 of 2 rows\)"),
         ('x,y\n"two\nlines",2\n3,many\n4,few\n', r"line 4: .* column 'y', got 'many' \(2 of 3 rows\)"),
+        ("x,y\n1,2\n,3\n", "line 3: wanted a finite number in column 'x', got ''"),
+        ("x,y\n1,2\nNA,3\n", "line 3: wanted a finite number in column 'x', got 'NA'"),
         ("x,y\n1,2\n3\n4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 1"),
         ("x,y\n1,2\n3,4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 3"),
         ("x,y\n1,2,3\n4,5,6\n", "data.csv, line 2: wanted 2 fields as in the header, got 3"),
@@ -107,7 +109,7 @@ def test_text_where_a_number_is_due(customers: Path, tmp_path: Path) -> None:
 
 
 def test_column_of_labels(customers: Path) -> None:
-    assert read_labels(customers, "spent").tolist() == [10.5, 0.1, 1000.0]
+    assert read_labels(customers, "spent").tolist() == [10.5, 0.1, 1000.0, 0.0]
     with pytest.raises(ValueError, match="name the column of the labels, it has 'id', 'city'"):
         read_labels(customers)
     with pytest.raises(ValueError, match="wanted the column 'age', got 'id'"):
