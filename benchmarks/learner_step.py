@@ -37,8 +37,11 @@ ANSWER_TOKENS = 64
 Pass = Callable[[], torch.Tensor]
 
 
-def build_trainer(mode: str, folder: str, num_images: int) -> SharedPrefixTrainer:
-    """A trainer of all parameters (`"full"`) or of adapters with random weights (`"lora"`)."""
+def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdpa") -> SharedPrefixTrainer:
+    """A trainer of all parameters (`"full"`) or of adapters with random weights (`"lora"`).
+
+    `attention` is what `shared_prefix_attention` takes.
+    """
     model, processor = build_model()
     # Adapters begin as 0, and half of their gradients, too, if not told otherwise.
     lora = LoraConfig(r=16, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False) if mode == "lora" else None
@@ -47,6 +50,7 @@ def build_trainer(mode: str, folder: str, num_images: int) -> SharedPrefixTraine
         per_device_train_batch_size=NUM_GENERATIONS,
         num_generations=NUM_GENERATIONS,
         shared_prefix="on",
+        shared_prefix_attention=attention,
         bf16=False,
         gradient_checkpointing=False,
         report_to="none",
@@ -122,10 +126,10 @@ def milliseconds(step: Pass) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(mode: str, num_images: int, repeats: int) -> dict[str, Any]:
+def measure(mode: str, num_images: int, repeats: int, attention: str) -> dict[str, Any]:
     """Figures of one mode and number of images; times are medians over `repeats` turns after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer: Any = build_trainer(mode, folder, num_images)
+        trainer: Any = build_trainer(mode, folder, num_images, attention)
     steps = passes(trainer)
     log_probs, grads, peaks = {}, {}, {}
     for name, step in steps.items():  # warms up
@@ -139,6 +143,7 @@ def measure(mode: str, num_images: int, repeats: int) -> dict[str, Any]:
     stock_ms, shared_ms = statistics.median(times["stock"]), statistics.median(times["shared"])
     return {
         "mode": mode,
+        "attention": attention,
         "images": num_images,
         "num_generations": NUM_GENERATIONS,
         "prompt_tokens": build_batch(trainer)["input_ids"].shape[1] - ANSWER_TOKENS,
@@ -171,13 +176,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES), help="numbers of images in the prompt")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns of each layout")
+    parser.add_argument("--attention", choices=("sdpa", "flex"), default="sdpa", help="ours; flex on CUDA only")
     arguments = parser.parse_args()
     for name in ("repeats", "images"):
         value = getattr(arguments, name)
         if min([value] if isinstance(value, int) else value) < 1:
             parser.error(f"--{name} must be at least 1, got {value}")
     with contextlib.redirect_stdout(sys.stderr):  # the object or the table is all of the output
-        results = [measure(mode, n, arguments.repeats) for mode in ("full", "lora") for n in arguments.images]
+        results = [
+            measure(mode, number, arguments.repeats, arguments.attention)
+            for mode in ("full", "lora")
+            for number in arguments.images
+        ]
     if arguments.json:
         on_gpu = torch.cuda.is_available()
         device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from rarl.flex import block_mask, take_block_masks
+
 Images = tuple[torch.Tensor, torch.Tensor]
 """Images of one prompt: grids `[n, 3]` and patches `[patches, features]`."""
 
@@ -42,7 +44,7 @@ class Pack:
         input_ids: `[g, l]`.
         position_ids: `[d, g, l]`.
         shift_labels: Next token of every answer position, -100 elsewhere, `[g, l]`.
-        allowed: Which keys a query may attend to, `[g, l, l]`, bool; see [`additive_mask`].
+        segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`.
         source_row, source_column: Where in the batch `[b, r]` of answers each labelled position belongs, in row-major
             order of `shift_labels != -100`.
     """
@@ -50,9 +52,17 @@ class Pack:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     shift_labels: torch.Tensor
-    allowed: torch.Tensor
+    segment: torch.Tensor
     source_row: torch.Tensor
     source_column: torch.Tensor
+
+    @property
+    def allowed(self) -> torch.Tensor:
+        """Which keys a query may attend to, `[g, l, l]`, bool; see [`additive_mask`], and [`rarl.flex`] in blocks."""
+        query, key = self.segment[:, :, None], self.segment[:, None, :]
+        length = self.segment.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool, device=self.segment.device).tril()
+        return earlier & ((key == 0) | (key == query))
 
     def scatter(self, per_token: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Bring a field of `[g, l]` back into the layout of the answers, `[b, r]`; 0 where there is no token."""
@@ -121,7 +131,7 @@ def pack_groups(
     input_ids = completion_ids.new_full((len(groups), total), pad_token_id)
     position_ids = completion_ids.new_zeros((dimensions, len(groups), total))
     shift_labels = completion_ids.new_full((len(groups), total), -100)
-    segment = completion_ids.new_full((len(groups), total), -1)  # 0: prompt, 1…: answers, -1: padding
+    segment = completion_ids.new_full((len(groups), total), -1)
     source: list[torch.Tensor] = []
     for index, group in enumerate(groups):
         shared = len(group.prompt) - 1
@@ -142,10 +152,8 @@ def pack_groups(
             segment[index, start:end] = number
             source.append(torch.stack([torch.full_like(columns, row), columns]))
             start = end
-    query, key = segment[:, :, None], segment[:, None, :]
-    allowed = torch.ones(total, total, dtype=torch.bool, device=device).tril() & ((key == 0) | (key == query))
     rows, columns = torch.cat(source, dim=1) if source else completion_ids.new_zeros((2, 0))
-    return Pack(input_ids, position_ids, shift_labels, allowed, rows, columns)
+    return Pack(input_ids, position_ids, shift_labels, segment, rows, columns)
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -329,6 +337,7 @@ def answer_log_probs(
     budget: int | None = None,
     cost: float = 0.0,
     agree: Callable[[int], int] = lambda number: number,
+    flex: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities and entropies of answers, `[b, r]` each, every distinct prompt encoded once a call.
 
@@ -344,6 +353,7 @@ def answer_log_probs(
         budget: Most tokens of a call, padding included; see [`plan_calls`].
         cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
         agree: Number of calls of this process → of all processes, the largest.
+        flex: FlexAttention instead of the model's own under a dense mask; see [`rarl.flex`].
 
     Raises:
         ValueError: If a prompt ends in an image, or an answer holds one.
@@ -364,6 +374,8 @@ def answer_log_probs(
     lengths = completion_mask.sum(dim=1).tolist()
     calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
+    if flex:
+        take_block_masks(base_model)
     log_probs, entropies = [], []
     for call in calls:
         pack = pack_groups(call, completion_ids, completion_mask)
@@ -374,7 +386,7 @@ def answer_log_probs(
             inputs["pixel_values"] = torch.cat([pixels for _, pixels in shown])
         outputs = model(
             input_ids=pack.input_ids,
-            attention_mask=additive_mask(pack.allowed, dtype),
+            attention_mask=block_mask(pack.segment) if flex else additive_mask(pack.allowed, dtype),
             position_ids=pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
             shift_labels=pack.shift_labels,
             fused_lm_head=True,

@@ -70,6 +70,13 @@ class RARLConfig(GRPOConfig):
         default=None,
         metadata={"help": "Most tokens, padding included, of a call of the model with shared prompts."},
     )
+    shared_prefix_attention: str = field(
+        default="sdpa",
+        metadata={
+            "help": "Attention of the language model over shared prompts: 'sdpa' (the model's own, under a dense mask) "
+            "or 'flex' (FlexAttention, which skips hidden blocks; to train on CUDA only)."
+        },
+    )
     suppress_vision_tokens: bool = field(
         default=True,
         metadata={"help": "Never sample vision tokens: one image pad in an answer ends the run."},
@@ -82,9 +89,12 @@ class RARLConfig(GRPOConfig):
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
             ("shared_prefix", self.shared_prefix, ("auto", "on", "off")),
+            ("shared_prefix_attention", self.shared_prefix_attention, ("sdpa", "flex")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        if self.shared_prefix_attention == "flex" and self.shared_prefix == "off":
+            raise ValueError("shared_prefix_attention='flex' needs shared prompts, but shared_prefix is 'off'.")
         if self.rmo_importance == "luffy" and self.loss_type not in NORMALIZED_LOSSES:
             raise ValueError(
                 f"rmo_importance='luffy' works with loss_type {', '.join(NORMALIZED_LOSSES)}, got {self.loss_type!r}."

@@ -9,6 +9,7 @@ from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
+from rarl.flex import unsupported_flex
 from rarl.image_memo import images_processed_once
 from rarl.rollout import sample_answers, unsupported_settings
 from rarl.shared_prefix import (
@@ -30,13 +31,14 @@ logger = get_logger(__name__)
 class SharedPrefixTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see [`rarl.shared_prefix`].
 
-    Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off") and `shared_prefix_tokens` are read from its
-    arguments if they are there. A prompt is encoded once to sample its answers; old, reference and current
-    log-probabilities go through the shared layout; micro-batches are made of whole groups; each image is preprocessed
-    and kept once. Where model or settings do not allow it, TRL's own way is taken, and one line says why.
+    Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off"), `shared_prefix_tokens` and
+    `shared_prefix_attention` ("sdpa", "flex") are read from its arguments if they are there. A prompt is encoded once
+    to sample its answers; old, reference and current log-probabilities go through the shared layout; micro-batches are
+    made of whole groups; each image is preprocessed and kept once. Where model or settings do not allow it, TRL's own
+    way is taken, and one line says why.
 
     Raises:
-        ValueError: With `shared_prefix="on"`, if it is not possible.
+        ValueError: With `shared_prefix="on"` or `shared_prefix_attention="flex"`, if it is not possible.
     """
 
     args: Any
@@ -53,8 +55,13 @@ class SharedPrefixTrainer(GRPOTrainer):
         if reason is not None and wanted == "auto":
             logger.warning(f"Prompts are not shared: {reason}.")
         self._shares_prefix = reason is None
+        self._flex = getattr(self.args, "shared_prefix_attention", "sdpa") == "flex"
         if self._shares_prefix:
-            self._attention_cost = attention_cost(self.accelerator.unwrap_model(self.model).config)
+            config = self.accelerator.unwrap_model(self.model).config
+            # FlexAttention skips hidden pairs, which leaves nothing to gain by cutting groups.
+            self._attention_cost = 0.0 if self._flex else attention_cost(config)
+            if self._flex and (reason := unsupported_flex(config, self.accelerator.device)):
+                raise ValueError(f"shared_prefix_attention='flex', but {reason}.")
             self._check_calls()
             self._leave_out_frozen_vision()
         in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
@@ -205,6 +212,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                         getattr(self.args, "shared_prefix_tokens", None),
                         self._attention_cost,
                         self._largest_of_processes,
+                        self._flex,
                     )
                 )
         log_probs = torch.cat([part[0] for part in parts])
