@@ -1,0 +1,34 @@
+"""Errors that a user can mend become one message instead of a traceback, and warnings one line."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Show a `ValueError` (exit code 2) or `OSError` (missing file and the like, exit code 1) of a command plainly.
+
+    Any other exception is a defect, and keeps its traceback.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            try:
+                return command(*args, **kwargs)
+            except (ValueError, OSError) as error:
+                typer.echo(f"Error: {error}", err=True)
+                raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
+
+    return wrapped
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"Warning: {message}", err=True)

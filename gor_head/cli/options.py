@@ -1,0 +1,52 @@
+"""Options that several subcommands share, and how they are read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Drop = Annotated[list[str], typer.Option(help="Column that is no feature; give it once for each.")]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Setting of the estimator, its value as JSON or a word: max_steps=500, decoder=gru, "
+        "'vocabulary={\"beta\": 0.5}'; give it once for each.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Model = Annotated[Path, typer.Argument(help="Folder that `gor train` wrote.", show_default=False)]
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["max_steps=500", "decoder=gru"]` → `{"max_steps": 500, "decoder": "gru"}`.
+
+    Raises:
+        ValueError: If a pair has no name or no `=`, or a name comes twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise ValueError(f"--set wants NAME=VALUE, got {pair!r}.")
+        if name in settings:
+            raise ValueError(f"--set has the name {name!r} twice.")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def check_dropped(drop: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Make sure that columns to leave out exist: a name with a typing error would stay among the features.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    unknown = [name for name in drop if name not in columns]
+    if unknown:
+        raise ValueError(f"--drop: no column {unknown[0]!r} in {where}.")

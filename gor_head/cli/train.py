@@ -1,0 +1,45 @@
+"""`gor train`: an estimator from a table."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gor_head.cli.errors import plain_errors
+from gor_head.cli.options import Drop, Settings, check_dropped, parse_settings
+
+DATA_FILE = "data.json"
+"""Beside the estimator: name of the label's column."""
+
+
+@plain_errors
+def train(
+    data: Annotated[Path, typer.Argument(help="CSV file with a header.", show_default=False)],
+    target: Annotated[str, typer.Option(help="Column of the labels.")],
+    out: Annotated[Path, typer.Option(help="Folder for the estimator.")],
+    drop: Drop = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, batches and validation split.")] = 0,
+) -> None:
+    """Train GoR on the rows of a CSV file; a fifth of them is held out for early stopping."""
+    from gor_head.estimator import GoRRegressor
+    from gor_head.tables import column_names, read_table
+
+    chosen = parse_settings(settings)
+    known = GoRRegressor().get_params()
+    unknown = [name for name in chosen if name not in known or name == "random_state"]
+    if unknown:
+        raise ValueError(f"--set: no setting {unknown[0]!r}; there are {', '.join(sorted(known))}; the seed is --seed.")
+    check_dropped(drop, column_names(data), str(data))
+    table = read_table(data, target, drop)
+    out.mkdir(parents=True, exist_ok=True)
+    model = GoRRegressor(**chosen, random_state=seed).fit(table.features, table.labels)
+    model.save_pretrained(out)
+    (out / DATA_FILE).write_text(json.dumps({"target": table.target}) + "\n", encoding="utf-8")
+    looks = [entry["eval_mae"] for entry in model.log_history_ if "eval_mae" in entry]
+    validation = f", validation MAE {min(looks):.4g}" if looks else ""
+    typer.echo(
+        f"{out}: {len(table.labels)} rows, {len(table.features.columns)} columns, "
+        f"{len(model.vocabulary_.tokens)} value tokens, {model.n_steps_} steps{validation}"
+    )

@@ -1,0 +1,94 @@
+"""`gor vocabulary`: the tokens that CoDi chooses for some labels."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gor_head.cli.errors import plain_errors
+from gor_head.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Initializer(StrEnum):
+    QUANTILE = "quantile"
+    MANUAL = "manual"
+    BINARY = "binary"
+
+
+class Offset(StrEnum):
+    MIN = "min"
+
+
+@plain_errors
+def vocabulary(
+    labels: Annotated[Path, typer.Argument(help="CSV file with a header.", show_default=False)],
+    column: Annotated[str | None, typer.Option(help="Column of the labels; by default the only one.")] = None,
+    initializer: Annotated[Initializer, typer.Option(help="How initial tokens are chosen.")] = Initializer.QUANTILE,
+    q: Annotated[float, typer.Option(help="Quantile of that initialiser, above 0 and up to 1.")] = 0.9,
+    tolerance: Annotated[float, typer.Option(help="ε: relative error that a code may leave.")] = 0.005,
+    beta: Annotated[float, typer.Option(help="β: share of the initial tokens that pruning keeps at least.")] = 0.7,
+    max_length: Annotated[int, typer.Option(help="Most value tokens of a code.")] = 16,
+    exact: Annotated[bool, typer.Option("--exact", help="Codes hit every label exactly.")] = False,
+    resolution: Annotated[float | None, typer.Option(help="Grid step; by default found from the labels.")] = None,
+    offset: Annotated[
+        Offset | None, typer.Option(help="min: code the distance from the smallest label, which may be negative.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Image of token frequencies before and after CoDi.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for vocabulary.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a vocabulary for the labels of a CSV file, and sum it up."""
+    from rich.console import Console
+
+    from gor_head.plots import token_frequencies
+    from gor_head.tables import read_labels
+    from gor_head.vocabulary import CoDiVocabulary
+
+    fitted = CoDiVocabulary.fit(
+        read_labels(labels, column),
+        initializer=initializer.value,
+        q=q,
+        tolerance=tolerance,
+        beta=beta,
+        max_length=max_length,
+        exact=exact,
+        resolution=resolution,
+        offset="min" if offset else None,
+    )
+    summary = fitted.summary()
+    if out is not None:
+        fitted.save_pretrained(out)
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        token_frequencies(fitted, plot)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        Console().print(summary_table(summary, title=labels.name))
+
+
+def summary_table(summary: dict[str, Any], title: str) -> "Table":
+    """Table of a vocabulary's summary: before and after CoDi, below it the tokens and the settings."""
+    from rich.table import Table
+
+    before, after = summary["before"], summary["after"]
+    tokens = ", ".join(f"{value:g}" for value in after["values"]) or "none"
+    caption = (
+        f"{summary['labels']} labels, {summary['distinct_labels']} of them distinct; resolution "
+        f"{summary['resolution']:g}, offset {summary['offset']:g}, tolerance {summary['tolerance']:g}, codes up to "
+        f"{summary['max_length']} tokens, which reach {summary['largest']:g}\nTokens: {tokens}"
+    )
+    table = Table(title=title, caption=caption, caption_justify="left")
+    table.add_column("vocabulary")
+    table.add_column("before CoDi", justify="right")
+    table.add_column("after", justify="right")
+    table.add_row("value tokens", str(before["size"]), str(after["size"]))
+    table.add_row("tokens of a label, mean", f"{before['mean_length']:.2f}", f"{after['mean_length']:.2f}")
+    table.add_row("tokens of a label, most", str(before["longest"]), str(after["longest"]))
+    table.add_row("largest relative error", f"{before['max_relative_error']:.2%}", f"{after['max_relative_error']:.2%}")
+    return table

@@ -1,0 +1,326 @@
+"""The `gor` command, as a user calls it."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from typer.testing import CliRunner, Result
+
+from gor_head import CoDiVocabulary
+from gor_head.cli import app
+from gor_head.cli.compare import comparison_tables
+from gor_head.cli.evaluate import evaluation, parse_edges
+from gor_head.cli.options import parse_settings
+from gor_head.compare import Cell, Comparison, Entry, Overall
+from gor_head.compare.cells import read, split
+from gor_head.significance import Standing
+
+QUICK = ["--set", "max_steps=30", "--set", "batch_size=64"]
+
+
+def gor(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def succeed(*arguments: Any) -> str:
+    result = gor(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(code: int, *arguments: Any) -> str:
+    result = gor(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tables with a category, a customer's number and different names of the label."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for name, target, rows in [("visits", "seconds", 160), ("spending", "cents", 120)]:
+        x = generator.normal(size=rows)
+        city = generator.choice(["Oslo", "Bergen"], rows)
+        label = np.round(20 + 6 * x + 10 * (city == "Oslo") + generator.normal(size=rows)).clip(0)
+        data = pd.DataFrame({"customer": [f"c{row:04d}" for row in range(rows)], "x": x, "city": city, target: label})
+        data.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    out = folder / "model"
+    printed = succeed(
+        "train", folder / "visits.csv", "--target", "seconds", "--drop", "customer", "--out", out, *QUICK,
+        "--set", 'vocabulary={"beta": 0.9}', "--set", "decoder=gru",
+    )  # fmt: skip
+    assert "160 rows, 2 columns" in printed and "30 steps, validation MAE" in printed
+    return out
+
+
+def test_help_names_every_command() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", "from gor_head.cli import app; app()", "--help"], capture_output=True, text=True
+    )
+    assert printed.returncode == 0, printed.stderr
+    for command in ("vocabulary", "train", "predict", "evaluate", "compare"):
+        assert command in printed.stdout
+
+
+# gor vocabulary
+
+
+@pytest.fixture
+def ages(tmp_path: Path) -> Path:
+    path = tmp_path / "ages.csv"
+    path.write_text("age\n" + "\n".join(map(str, [3, 21, 30, 34, 58, 58, 60, 71])) + "\n")
+    return path
+
+
+def test_vocabulary(ages: Path, tmp_path: Path) -> None:
+    out, image = tmp_path / "new" / "vocabulary", tmp_path / "figures" / "tokens.png"
+    flags = ["--initializer", "binary", "--beta", "1", "--tolerance", "0.01", "--max-length", "8"]
+    printed = succeed("vocabulary", ages, *flags, "--out", out, "--plot", image)
+    assert "1, 2, 4, 8, 16, 32, 64" in printed and "8 labels, 7 of them distinct" in printed
+    expected = CoDiVocabulary.fit(
+        [3, 21, 30, 34, 58, 58, 60, 71], initializer="binary", beta=1, tolerance=0.01, max_length=8
+    )
+    saved = CoDiVocabulary.from_pretrained(out)
+    assert saved.tokens.tolist() == expected.tokens.tolist() and saved.summary() == expected.summary()
+    assert imread(image).std() > 0.01
+    assert json.loads(succeed("vocabulary", ages, *flags, "--json")) == expected.summary()
+
+
+def test_vocabulary_of_negative_labels_on_a_coarse_grid(tmp_path: Path) -> None:
+    path = tmp_path / "changes.csv"
+    path.write_text("row,change\n1,-1.5\n2,0.5\n3,2.5\n")
+    error = fail(2, "vocabulary", path, "--column", "change")
+    assert "1 negative of 3" in error and error.count("\n") == 1
+    flags = ["--column", "change", "--offset", "min", "--resolution", "0.5", "--exact", "--q", "0.5", "--json"]
+    summary = json.loads(succeed("vocabulary", path, *flags))
+    assert (summary["offset"], summary["resolution"], summary["tolerance"], summary["q"]) == (-1.5, 0.5, 0.0, 0.5)
+
+
+def test_vocabulary_errors(ages: Path, tmp_path: Path) -> None:
+    assert "wanted the column 'years', got 'age'" in fail(2, "vocabulary", ages, "--column", "years")
+    assert "q: wanted a number above 0" in fail(2, "vocabulary", ages, "--q", "2")
+    assert "none.csv" in fail(1, "vocabulary", tmp_path / "none.csv")
+    ages.write_text("age\n3\nold\n")
+    assert "line 3: wanted a finite number in column 'age', got 'old'" in fail(2, "vocabulary", ages)
+
+
+def test_warnings_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "spent.csv"
+    path.write_text("y\n" + "0\n" * 99 + "5\n")
+    result = gor("vocabulary", path)
+    assert result.exit_code == 0
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Warning: Only") and ".py" not in lines[0]
+
+
+# gor train, predict and evaluate
+
+
+def test_predict(folder: Path, model: Path, tmp_path: Path) -> None:
+    from gor_head.estimator import GoRRegressor
+
+    out = tmp_path / "new" / "predictions.csv"
+    succeed("predict", model, folder / "visits.csv", "--out", out, "--interval", "0.8", "--decode", "greedy")
+    written = pd.read_csv(out)
+    assert list(written) == ["prediction", "low", "high"] and len(written) == 160
+    estimator = GoRRegressor.from_pretrained(model)
+    features = pd.read_csv(folder / "visits.csv")[["x", "city"]]
+    np.testing.assert_allclose(written["prediction"], estimator.predict(features, decode="greedy"))
+    np.testing.assert_allclose(written[["low", "high"]], estimator.predict_quantiles(features, [0.1, 0.9]))
+    assert (written["low"] <= written["high"]).all() and written["prediction"].nunique() > 1
+
+
+def test_predict_finds_columns_by_name(folder: Path, model: Path, tmp_path: Path) -> None:
+    data = pd.read_csv(folder / "visits.csv")
+    data[["city", "customer", "x"]].to_csv(tmp_path / "shuffled.csv", index=False)
+    for name, path in [("a.csv", folder / "visits.csv"), ("b.csv", tmp_path / "shuffled.csv")]:
+        succeed("predict", model, path, "--out", tmp_path / name)
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+
+
+def test_predict_errors(folder: Path, model: Path, tmp_path: Path) -> None:
+    data, out = folder / "visits.csv", tmp_path / "out.csv"
+    assert "--interval: wanted a probability" in fail(2, "predict", model, data, "--out", out, "--interval", "90")
+    assert "decode: wanted one of greedy" in fail(2, "predict", model, data, "--out", out, "--decode", "best")
+    assert "written by save_pretrained" in fail(1, "predict", tmp_path, data, "--out", out)
+    lacking = tmp_path / "lacking.csv"
+    lacking.write_text("city\nOslo\n")
+    assert "lacking.csv: wanted the columns 'x', got 'city'" in fail(2, "predict", model, lacking, "--out", out)
+    lacking.write_text("x,city\n1,Oslo\nmany,Oslo\n")
+    assert "line 3: wanted a finite number in column 'x', got 'many'" in fail(
+        2, "predict", model, lacking, "--out", out
+    )
+    assert not out.exists()
+
+
+def test_evaluate(folder: Path, model: Path, tmp_path: Path) -> None:
+    data = folder / "visits.csv"
+    succeed("predict", model, data, "--out", tmp_path / "p.csv")
+    truth, predicted = pd.read_csv(data)["seconds"], pd.read_csv(tmp_path / "p.csv")["prediction"]
+    report = json.loads(succeed("evaluate", model, data, "--json", "--edges", "0,10,20,inf", "--within", "2"))
+    assert report["mae"] == pytest.approx(mean_absolute_error(truth, predicted))
+    assert report["rmse"] == pytest.approx(root_mean_squared_error(truth, predicted))
+    assert report["cs@2"] == pytest.approx((abs(truth - predicted) <= 2).mean())
+    assert report["srcc"] == pytest.approx(truth.corr(predicted, method="spearman"))
+    middle = (truth > 10) & (truth <= 20)
+    ranges = report["ranges"]
+    assert [(row["low"], row["high"]) for row in ranges] == [(0, 10), (10, 20), (20, None)]
+    assert ranges[1]["count"] == middle.sum() and sum(row["count"] for row in ranges) == 160
+    assert ranges[1]["mae"] == pytest.approx(mean_absolute_error(truth[middle], predicted[middle]))
+    whole = report["whole"]
+    assert whole["truth_mean"] == pytest.approx(truth.mean())
+    assert whole["prediction_variance"] == pytest.approx(predicted.var(ddof=0))
+
+    printed = succeed("evaluate", model, data)
+    assert f"{report['mae']:.4g}" in printed and "true variance" in printed and "visits.csv, 160 rows" in printed
+
+
+def test_evaluate_parts_labels_into_fifths_by_default() -> None:
+    truth = np.arange(100.0)
+    ranges = evaluation(truth, truth + 1, None, 5)["ranges"]
+    assert [row["count"] for row in ranges] == [21, 20, 20, 20, 19] and all(row["mae"] == 1 for row in ranges)
+    constant = evaluation(np.full(4, 3.0), np.full(4, 3.5), None, 5)["ranges"]
+    assert [(row["count"], row["mae"], row["low"]) for row in constant] == [(4, 0.5, None)]
+    assert len(evaluation([0.0] * 9 + [1.0], [0.0] * 10, None, 5)["ranges"]) == 1
+
+
+def test_evaluate_errors(folder: Path, model: Path) -> None:
+    data = folder / "visits.csv"
+    assert "--edges: wanted numbers with commas" in fail(2, "evaluate", model, data, "--edges", "0;5")
+    assert "outer edges" in fail(2, "evaluate", model, data, "--edges", "0,5")
+    assert "wanted the column 'minutes' as label" in fail(2, "evaluate", model, data, "--target", "minutes")
+    (model / "data.json").rename(model / "kept.json")
+    try:
+        assert "give --target" in fail(2, "evaluate", model, data)
+        assert json.loads(succeed("evaluate", model, data, "--target", "seconds", "--json"))["mae"] > 0
+    finally:
+        (model / "kept.json").rename(model / "data.json")
+
+
+def test_train_errors(folder: Path, tmp_path: Path) -> None:
+    data = [folder / "visits.csv", "--target", "seconds", "--out", tmp_path / "out"]
+    assert "--drop: no column 'custmer'" in fail(2, "train", *data, "--drop", "custmer")
+    assert "--set: no setting 'epochs'; there are batch_size" in fail(2, "train", *data, "--set", "epochs=3")
+    assert "--set: no setting 'random_state'" in fail(2, "train", *data, "--set", "random_state=3")
+    assert not (tmp_path / "out").exists()
+    wrong = [folder / "visits.csv", "--target", "city", "--out", tmp_path / "out"]
+    assert "line 2: wanted a finite number in column 'city', got" in fail(2, "train", *wrong)
+
+
+def test_settings_are_json_or_words() -> None:
+    pairs = ["a=1", "b=gru", "c=null", 'd={"e": [1, 2]}', "f=a=b", "g="]
+    assert parse_settings(pairs) == {"a": 1, "b": "gru", "c": None, "d": {"e": [1, 2]}, "f": "a=b", "g": ""}
+    for wrong in ("a", "=1"):
+        with pytest.raises(ValueError, match="--set wants NAME=VALUE"):
+            parse_settings([wrong])
+    with pytest.raises(ValueError, match="'a' twice"):
+        parse_settings(["a=1", "a=2"])
+    assert parse_edges("-inf,0, 2.5") == [-np.inf, 0.0, 2.5]
+
+
+# gor compare
+
+
+def compare_flags(folder: Path, out: Path) -> list[Any]:
+    return [
+        "compare", folder / "visits.csv", folder / "spending.csv", "--target", "seconds", "--target", "cents",
+        "--drop", "customer", "--out", out, "--seeds", "2", *QUICK,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(folder: Path) -> tuple[Path, dict[str, Any]]:
+    out = folder / "comparison"
+    flags = ["--methods", "GoR", "--methods", "L1", "--jobs", "2", "--json", "--plot", folder / "figures" / "mae.png"]
+    return out, json.loads(succeed(*compare_flags(folder, out), *flags))
+
+
+def test_compare(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
+    out, report = compared
+    assert report["seeds"] == 2 and report["settings"] == {"max_steps": 30, "batch_size": 64}
+    assert set(report["tables"]) == {"visits", "spending"} and report["failures"] == {}
+    assert {"GoR (greedy)", "GoR (quantile)"} < set(report["rows"]) and len(report["rows"]) == 3
+    truth = pd.read_csv(folder / "visits.csv")["seconds"].to_numpy()
+    for row, entry in report["tables"]["visits"].items():
+        name = "GoR" if row.startswith("GoR") else "L1"
+        errors = []
+        for seed in range(2):
+            result, _ = read(Cell("visits", name, seed).path(out))
+            np.testing.assert_array_equal(result.truth, truth[split(160, seed)[1]])
+            errors.append(np.abs(result.predictions[row] - result.truth).mean())
+        assert entry["mae"] == pytest.approx(np.mean(errors))
+    assert imread(folder / "figures" / "mae.png").std() > 0.05
+
+
+def test_compare_prints_tables_and_trains_nothing_twice(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
+    out, report = compared
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    printed = succeed(*compare_flags(folder, out), "--methods", "GoR", "--methods", "L1")
+    assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
+    assert "Over 2 tables" in printed and "spending" in printed
+    for entries in report["tables"].values():
+        for entry in entries.values():
+            mark = "*" if entry["best"] else "≈" if entry["tied"] else " "
+            assert f"{entry['mae']:.4g}{mark}" in printed and f"{entry['srcc']:.3f}" in printed
+
+
+def test_compare_with_other_settings_is_an_error(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
+    error = fail(2, *compare_flags(folder, compared[0]), "--methods", "L1", "--set", "patience=3")
+    assert "visits--L1--0.npz: made with settings" in error and "'patience': 3" in error
+
+
+def test_compare_reports_a_failed_training(folder: Path, tmp_path: Path) -> None:
+    """Negative labels are none of GoR's without an offset, but of direct heads they are."""
+    data = pd.read_csv(folder / "visits.csv").drop(columns="customer")
+    data["seconds"] -= 30
+    data.to_csv(tmp_path / "changes.csv", index=False)
+    flags = ["--target", "seconds", "--methods", "GoR", "--methods", "L1", "--seeds", "1", "--out", tmp_path, *QUICK]
+    result = gor("compare", tmp_path / "changes.csv", *flags)
+    assert result.exit_code == 1
+    assert "Failed: changes, GoR, seed 0: ValueError" in result.stderr and "1 trainings failed" in result.stderr
+    assert "missing" in result.stdout
+    report = json.loads(gor("compare", tmp_path / "changes.csv", *flags, "--json").stdout)
+    assert report["tables"]["changes"]["GoR (quantile)"] is None and list(report["failures"]) == [
+        "changes, GoR, seed 0"
+    ]
+
+
+def test_compare_errors(folder: Path, tmp_path: Path) -> None:
+    flags = compare_flags(folder, tmp_path)
+    assert "--methods: wanted some of GoR" in fail(2, *flags, "--methods", "GOR")
+    assert "--drop: no column 'id' in any of the tables" in fail(2, *flags, "--drop", "id")
+    error = fail(2, *flags, "--methods", "L1", "--set", "epochs=3")
+    assert "L1 does not take these settings" in error and "epochs" in error
+    other = [folder / "visits.csv", "--target", "response", "--out", tmp_path]
+    assert "wanted the column 'response' as label" in fail(2, "compare", *other)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_wide_comparison_is_parted_to_fit_the_screen() -> None:
+    entry = Entry(Standing(12.3456, 1.0, True, True), 0.5, 1.0, 1.0, 1.0, 1.0)
+    rows = [f"method {number}" for number in range(10)]
+    overall = Overall(1, 1, 1.0, 1.0, 1.0)
+    comparison = Comparison({"a table of long name, indeed": dict.fromkeys(rows, entry)}, dict.fromkeys(rows, overall))
+    console = Console(width=80, record=True, file=io.StringIO())
+    tables = comparison_tables(comparison, 80)
+    for table in tables:
+        console.print(table)
+    text = console.export_text()
+    assert len(tables) == 3 and text.count("12.35*") == 10 and "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
