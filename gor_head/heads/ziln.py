@@ -85,8 +85,8 @@ class ZILNHead(Head):
         logit, mean, raw = outputs.float().unbind(1)
         y = labels.double() - self.shift
         positive = y > 0
-        # A stand-in for zeros: an infinite value in the branch not taken would make the gradient NaN.
-        log_y = y.where(positive, 1.0).log().where(positive, self.location)
+        # A stand-in for zeros: an infinite logarithm in the branch not taken would make the gradient NaN.
+        log_y = y.where(positive, 1.0).log()
         standardised = ((log_y - self.location) / self.scale).float()
         sigma = functional.softplus(raw).clamp(min=LEAST_SIGMA)
         constant = 0.5 * math.log(2 * math.pi) + math.log(self.scale)

@@ -22,7 +22,9 @@ from torch import Tensor
 import gor_head.heads
 from gor_head.heads import HEADS, Head
 from gor_head.heads.bins import Bins, CategoricalHead, DecisionHead, equal_mass, weighted_median
-from gor_head.heads.quantile import LEVELS
+from gor_head.heads.corn import CORNHead
+from gor_head.heads.or_cnn import ORCNNHead
+from gor_head.heads.quantile import LEVELS, QuantileHead
 
 AGES = np.array([3.0, 21, 30, 30, 34, 58, 58, 60, 71])
 LABEL_SETS = {
@@ -131,6 +133,14 @@ def test_settings_refuse_bad_labels(name: str, labels: Any, message: str) -> Non
         HEADS[name].settings(np.array(labels))
 
 
+def test_heads_that_predict_the_median_stand_for_a_bin_by_its_median() -> None:
+    labels = LABEL_SETS["many"]
+    chunks = np.sort(labels).reshape(100, 7)
+    for name in BINNED:
+        centre = np.median if name in ("cross_entropy_median", "corn") else np.mean
+        np.testing.assert_allclose(HEADS[name].settings(labels)["centres"], centre(chunks, axis=1), rtol=1e-12)
+
+
 # --- losses against hand-computed cases and other implementations
 
 
@@ -146,7 +156,8 @@ def test_mse_and_l1(name: str, oracle: Callable[..., float], power: int) -> None
     outputs = outputs_for(head, len(AGES))
     loss = head.loss(outputs, torch.from_numpy(AGES))
     assert loss.mean().item() * AGES.std() ** power == pytest.approx(oracle(AGES, head.predict(outputs)), rel=1e-5)
-    by_hand = HEADS[name](4, location=10.0, scale=2.0)
+    settings: dict[str, Any] = {"location": 10.0, "scale": 2.0}
+    by_hand = HEADS[name](4, **settings)
     assert by_hand.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([12.0, 12.0])).tolist() == [0.0, 3.0**power]
     assert by_hand.predict(torch.tensor([[1.0], [4.0]])).tolist() == [12.0, 18.0]
 
@@ -187,7 +198,7 @@ def test_or_cnn() -> None:
     )
     assert head.loss(outputs, torch.from_numpy(AGES)).mean().item() == pytest.approx(expected, rel=1e-5)
     # Bins 10, 20, 40 with P(> 10) = 3/4 and P(> 20) = 1/4: 10 + 3/4 · 10 + 1/4 · 20.
-    by_hand = HEADS["or_cnn"](4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
+    by_hand = ORCNNHead(4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
     logits = torch.tensor([[math.log(3), -math.log(3)]])
     assert by_hand.predict(logits).item() == pytest.approx(22.5)
     # Where decisions descend, the sum is the expectation of the distribution of the bins.
@@ -212,29 +223,29 @@ def test_corn_is_the_likelihood_of_the_bin_and_the_loss_of_the_paper() -> None:
             total -= math.log(conditional[row, m] if bins[row] > m else 1 - conditional[row, m])
     assert loss.sum() == pytest.approx(total, rel=1e-5)
     # P(> 10) = 0.8, P(> 20) = 0.8 · 0.6 = 0.48: the median is 20.
-    by_hand = HEADS["corn"](4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
+    by_hand = CORNHead(4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
     logits = torch.tensor([[math.log(4), math.log(1.5)]])
     assert by_hand.predict(logits).item() == 20.0
     assert by_hand.quantiles(logits, torch.tensor([0.1, 0.3, 0.6])).tolist() == [[10.0, 20.0, 40.0]]
 
 
 def test_sord() -> None:
-    head: Any = HEADS["sord"](4, **Bins.of(np.array([1.0, 2, 3, 7])).__dict__)
-    labels = np.array([2.0, 7.0, 2.5])
-    distance = np.abs(labels[:, None] - np.array([1.0, 2, 3, 7]))  # spacings 1, 1, 4: median 1
-    targets = scipy.special.softmax(-distance, axis=1)
+    head: Any = HEADS["sord"](4, **Bins.of(np.array([1.0, 4, 7, 17])).__dict__)
+    labels = np.array([4.0, 17.0, 5.5])
+    distance = np.abs(labels[:, None] - np.array([1.0, 4, 7, 17]))  # spacings 3, 3, 10: median 3
+    targets = scipy.special.softmax(-distance / 3, axis=1)
     np.testing.assert_allclose(head.targets(torch.from_numpy(labels)), targets, rtol=1e-5)
     outputs = outputs_for(head, 3)
     expected = -(targets * scipy.special.log_softmax(outputs.double().numpy(), axis=1)).sum(1)
     np.testing.assert_allclose(head.loss(outputs, torch.from_numpy(labels)), expected, rtol=1e-5)
-    ends = head.targets(torch.tensor([7.0, 900.0]))
+    ends = head.targets(torch.tensor([17.0, 900.0]))
     assert torch.allclose(ends[0], ends[1])
 
 
 def test_dldl() -> None:
-    head: Any = HEADS["dldl"](4, **Bins.of(np.array([1.0, 2, 3, 7])).__dict__)
-    labels = np.array([2.0, 7.0, 2.5])
-    targets = scipy.stats.norm.pdf(np.array([1.0, 2, 3, 7]), loc=labels[:, None], scale=2)
+    head: Any = HEADS["dldl"](4, **Bins.of(np.array([1.0, 4, 7, 17])).__dict__)
+    labels = np.array([4.0, 17.0, 5.5])
+    targets = scipy.stats.norm.pdf(np.array([1.0, 4, 7, 17]), loc=labels[:, None], scale=6)
     targets /= targets.sum(1, keepdims=True)
     outputs = outputs_for(head, 3)
     expected = scipy.stats.entropy(targets, scipy.special.softmax(outputs.double().numpy(), axis=1), axis=1)
@@ -424,7 +435,7 @@ def test_quantile_head_refuses_levels_it_was_not_trained_at() -> None:
 
 
 def test_quantile_head_interpolates_between_its_levels() -> None:
-    head = HEADS["quantile"](4, location=10.0, scale=2.0)
+    head = QuantileHead(4, location=10.0, scale=2.0)
     outputs = outputs_for(head, 3)
     levels = np.array([0.05, 0.0625, 0.5, 0.93, 0.95])
     expected = [np.interp(levels, LEVELS, np.sort(10 + 2 * row)) for row in outputs.double().numpy()]
@@ -454,8 +465,15 @@ def test_quantiles_of_bins_by_brute_force(name: str) -> None:
         assert found[row].tolist() == expected
 
 
+@pytest.mark.parametrize("name", BINNED)
+def test_rounding_near_level_one_stays_within_the_bins(name: str) -> None:
+    head = build(name, LABEL_SETS["many"])
+    level = torch.tensor([np.nextafter(1.0, 0.0)])
+    assert head.quantiles(outputs_for(head, 500), level).max() <= LABEL_SETS["many"].max()
+
+
 def test_or_cnn_quantiles_put_decisions_into_order() -> None:
-    head = HEADS["or_cnn"](4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
+    head = ORCNNHead(4, centres=[10.0, 20.0, 40.0], edges=[15.0, 30.0])
     crossed, ordered = torch.tensor([[-1.0, 2.0]]), torch.tensor([[2.0, -1.0]])
     levels = torch.tensor([0.1, 0.3, 0.5, 0.8])
     assert torch.equal(head.quantiles(crossed, levels), head.quantiles(ordered, levels))
