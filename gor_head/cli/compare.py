@@ -1,6 +1,10 @@
 """`gor compare`: methods on tables over seeds."""
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,8 +40,9 @@ def compare(
 ) -> None:
     """Compare GoR with direct heads on the same encoder and trainer.
 
-    A row of the result is marked * if it has the lowest MAE of a table, and ≈ if it is tied with that: within 1 %, or
-    not separated at 0.05 by a paired bootstrap of the test rows of all seeds, corrected after Holm.
+    On each table the lowest MAE is marked *, and those tied with it ≈:
+    within 1 %, or not separated at 0.05 by a paired bootstrap over the test
+    rows of all seeds, corrected after Holm.
     """
     from rich.console import Console
     from rich.progress import (
@@ -70,7 +75,8 @@ def compare(
         def show(done: int, total: int, cell: Cell | None) -> None:
             progress.update(task, completed=done, total=total, description="trainings" if cell is None else str(cell))
 
-        outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
+        with clean_stdout():
+            outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
     comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
     if plot is not None and any(comparison.rows.values()):
         plot.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,20 @@ def compare(
             typer.echo(f"Failed: {cell}: {reason}", err=True)
         typer.echo(f"{len(outcome.failures)} trainings failed; tracebacks: {out / 'cells'}/*.error.txt", err=True)
         raise typer.Exit(1)
+
+
+@contextmanager
+def clean_stdout() -> Iterator[None]:
+    """Whatever libraries print, in this process or in those it starts, goes to stderr: stdout is for the result."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:

@@ -33,7 +33,6 @@ RANGES = 5
 def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="CSV file with labels and the columns of training.")],
-    target: Annotated[str | None, typer.Option(help="Column of the labels; by default that of training.")] = None,
     decode: Annotated[
         str | None, typer.Option(help="greedy, beam, quantile, mean, sample or window; by default that of training.")
     ] = None,
@@ -47,13 +46,13 @@ def evaluate(
     """Compare predictions with the labels of a CSV file: metrics, errors by label range, mean and variance."""
     from rich.console import Console
 
-    from gor_head.cli.saved import load, predict_with, target_of
+    from gor_head.cli.saved import load
     from gor_head.tables import read_table
 
     ends = None if edges is None else parse_edges(edges)
-    estimator, kinds = load(model)
-    table = read_table(data, target or target_of(model), kinds=kinds)
-    report = evaluation(table.labels, predict_with(estimator, table.features, decode), ends, within)
+    saved = load(model)
+    table = read_table(data, saved.target, kinds=saved.kinds)
+    report = evaluation(table.labels, saved.predict(table.features, decode), ends, within)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:

@@ -25,16 +25,16 @@ def predict(
     """Predict the label of every row of a CSV file."""
     import pandas as pd
 
-    from gor_head.cli.saved import load, predict_with
+    from gor_head.cli.saved import load
     from gor_head.tables import read_features
 
     if interval is not None and not 0 < interval < 1:
         raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval:g}.")
-    estimator, kinds = load(model)
-    features = read_features(data, kinds=kinds)
-    columns = {"prediction": predict_with(estimator, features, decode)}
+    saved = load(model)
+    features = read_features(data, kinds=saved.kinds)
+    columns = {"prediction": saved.predict(features, decode)}
     if interval is not None:
-        ends = estimator.predict_quantiles(features, [(1 - interval) / 2, (1 + interval) / 2])
+        ends = saved.estimator.predict_interval(features, (1 - interval) / 2, (1 + interval) / 2)
         columns |= {"low": ends[:, 0], "high": ends[:, 1]}
     out.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(columns).to_csv(out, index=False)

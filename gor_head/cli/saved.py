@@ -1,56 +1,68 @@
-"""A trained estimator in a folder, and how it reads a table."""
+"""A trained estimator in a folder, with how it reads a table."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gor_head.cli.train import DATA_FILE
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gor_head.estimator import OrdinalRegressor
-    from gor_head.tables import Kind
+    import pandas as pd
+
+    from gor_head.estimator import GoRRegressor
+    from gor_head.tables import Kind, Table
+
+DATA_FILE = "data.json"
+"""Beside the estimator: the label's column, and the columns of features with their kinds."""
 
 
-def load(folder: Path) -> tuple["OrdinalRegressor", dict[str, "Kind"]]:
-    """The estimator, and the kind of each column of its features.
+@dataclass(frozen=True)
+class Saved:
+    """What `gor train` wrote: estimator, label's column, and kind of each column of features."""
+
+    estimator: "GoRRegressor"
+    target: str
+    kinds: "dict[str, Kind]"
+
+    def predict(self, features: "pd.DataFrame", decode: str | None) -> NDArray[np.float64]:
+        """Predictions `[n]`, decoded as the estimator does by default or as asked."""
+        return self.estimator.predict(features, decode=decode)  # type: ignore[arg-type]  # checked there
+
+
+def save(estimator: "GoRRegressor", table: "Table", folder: Path) -> None:
+    """Write an estimator that was trained on a table."""
+    _quiet()
+    estimator.save_pretrained(folder)
+    content = {"target": table.target, "columns": table.kinds}
+    (folder / DATA_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Saved:
+    """Read what [`save`] wrote.
 
     Raises:
         FileNotFoundError: If the folder holds no estimator.
-        ValueError: If what it holds is damaged, or was not trained on a table.
-    """
-    from gor_head.estimator import OrdinalRegressor
-
-    model = OrdinalRegressor.from_pretrained(folder)
-    if model.features_ is None:
-        raise ValueError(f"{folder}: trained on images; an estimator trained on a table is wanted.")
-    columns = zip(model.features_.names, model.features_.categories, strict=True)
-    return model, {name: "number" if categories is None else "category" for name, categories in columns}
-
-
-def target_of(folder: Path) -> str:
-    """Name of the label's column in training.
-
-    Raises:
-        ValueError: If the folder does not say it.
-    """
-    path = folder / DATA_FILE
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["target"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: does not name the column of the labels: give --target.") from None
-
-
-def predict_with(model: "OrdinalRegressor", features: Any, decode: str | None) -> Any:
-    """Predictions `[n]`, decoded as asked if the estimator has a choice.
-
-    Raises:
-        ValueError: If it has none.
+        ValueError: If what it holds is damaged.
     """
     from gor_head.estimator import GoRRegressor
 
-    if isinstance(model, GoRRegressor):
-        return model.predict(features, decode=decode)  # type: ignore[arg-type]
-    if decode is not None:
-        raise ValueError(f"--decode: a {type(model).__name__} has one way to predict, got {decode!r}.")
-    return model.predict(features)
+    path = folder / DATA_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a folder written by `gor train` is wanted.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        target, kinds = str(content["target"]), dict(content["columns"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not written by `gor train` ({error}).") from None
+    _quiet()
+    estimator = GoRRegressor.from_pretrained(folder)
+    return Saved(estimator, target, kinds)  # type: ignore[arg-type]  # the class above reads its own kind only
+
+
+def _quiet() -> None:
+    """No progress bars over files that take no time."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

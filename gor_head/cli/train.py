@@ -1,6 +1,5 @@
 """`gor train`: an estimator from a table."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,6 @@ import typer
 
 from gor_head.cli.errors import plain_errors
 from gor_head.cli.options import Drop, Settings, check_dropped, parse_settings
-
-DATA_FILE = "data.json"
-"""Beside the estimator: name of the label's column."""
 
 
 @plain_errors
@@ -23,6 +19,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of initial weights, batches and validation split.")] = 0,
 ) -> None:
     """Train GoR on the rows of a CSV file; a fifth of them is held out for early stopping."""
+    from gor_head.cli.saved import save
     from gor_head.estimator import GoRRegressor
     from gor_head.tables import column_names, read_table
 
@@ -35,8 +32,7 @@ def train(
     table = read_table(data, target, drop)
     out.mkdir(parents=True, exist_ok=True)
     model = GoRRegressor(**chosen, random_state=seed).fit(table.features, table.labels)
-    model.save_pretrained(out)
-    (out / DATA_FILE).write_text(json.dumps({"target": table.target}) + "\n", encoding="utf-8")
+    save(model, table, out)
     looks = [entry["eval_mae"] for entry in model.log_history_ if "eval_mae" in entry]
     validation = f", validation MAE {min(looks):.4g}" if looks else ""
     typer.echo(

@@ -69,21 +69,27 @@ def vocabulary(
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
-        Console().print(summary_table(summary, title=labels.name))
+        console = Console()
+        console.print(summary_table(summary, title=labels.name))
+        console.print(summary_text(summary), highlight=False)
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Labels, settings and tokens of a vocabulary's summary, in words."""
+    tokens = ", ".join(f"{value:g}" for value in summary["after"]["values"]) or "none"
+    return (
+        f"{summary['labels']} labels, {summary['distinct_labels']} of them distinct; resolution "
+        f"{summary['resolution']:g}, offset {summary['offset']:g}, tolerance {summary['tolerance']:g}; codes up to "
+        f"{summary['max_length']} tokens, which reach {summary['largest']:g}.\nTokens: {tokens}"
+    )
 
 
 def summary_table(summary: dict[str, Any], title: str) -> "Table":
-    """Table of a vocabulary's summary: before and after CoDi, below it the tokens and the settings."""
+    """Table of a vocabulary's summary, before and after CoDi."""
     from rich.table import Table
 
     before, after = summary["before"], summary["after"]
-    tokens = ", ".join(f"{value:g}" for value in after["values"]) or "none"
-    caption = (
-        f"{summary['labels']} labels, {summary['distinct_labels']} of them distinct; resolution "
-        f"{summary['resolution']:g}, offset {summary['offset']:g}, tolerance {summary['tolerance']:g}, codes up to "
-        f"{summary['max_length']} tokens, which reach {summary['largest']:g}\nTokens: {tokens}"
-    )
-    table = Table(title=title, caption=caption, caption_justify="left")
+    table = Table(title=title)
     table.add_column("vocabulary")
     table.add_column("before CoDi", justify="right")
     table.add_column("after", justify="right")

@@ -146,6 +146,14 @@ def test_predict(folder: Path, model: Path, tmp_path: Path) -> None:
     assert (written["low"] <= written["high"]).all() and written["prediction"].nunique() > 1
 
 
+def test_columns_of_numbers_only(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "numbers.csv"
+    pd.read_csv(folder / "visits.csv")[["seconds", "x"]].to_csv(data, index=False)
+    succeed("train", data, "--target", "seconds", "--out", tmp_path / "model", *QUICK)
+    result = gor("evaluate", tmp_path / "model", data, "--json")
+    assert json.loads(result.stdout)["mae"] > 0 and result.stderr == ""
+
+
 def test_predict_finds_columns_by_name(folder: Path, model: Path, tmp_path: Path) -> None:
     data = pd.read_csv(folder / "visits.csv")
     data[["city", "customer", "x"]].to_csv(tmp_path / "shuffled.csv", index=False)
@@ -158,7 +166,7 @@ def test_predict_errors(folder: Path, model: Path, tmp_path: Path) -> None:
     data, out = folder / "visits.csv", tmp_path / "out.csv"
     assert "--interval: wanted a probability" in fail(2, "predict", model, data, "--out", out, "--interval", "90")
     assert "decode: wanted one of greedy" in fail(2, "predict", model, data, "--out", out, "--decode", "best")
-    assert "written by save_pretrained" in fail(1, "predict", tmp_path, data, "--out", out)
+    assert "written by `gor train` is wanted" in fail(1, "predict", tmp_path, data, "--out", out)
     lacking = tmp_path / "lacking.csv"
     lacking.write_text("city\nOslo\n")
     assert "lacking.csv: wanted the columns 'x', got 'city'" in fail(2, "predict", model, lacking, "--out", out)
@@ -204,13 +212,14 @@ def test_evaluate_errors(folder: Path, model: Path) -> None:
     data = folder / "visits.csv"
     assert "--edges: wanted numbers with commas" in fail(2, "evaluate", model, data, "--edges", "0;5")
     assert "outer edges" in fail(2, "evaluate", model, data, "--edges", "0,5")
-    assert "wanted the column 'minutes' as label" in fail(2, "evaluate", model, data, "--target", "minutes")
-    (model / "data.json").rename(model / "kept.json")
-    try:
-        assert "give --target" in fail(2, "evaluate", model, data)
-        assert json.loads(succeed("evaluate", model, data, "--target", "seconds", "--json"))["mae"] > 0
-    finally:
-        (model / "kept.json").rename(model / "data.json")
+    unlabelled = folder / "unlabelled.csv"
+    pd.read_csv(data).drop(columns="seconds").to_csv(unlabelled, index=False)
+    assert "wanted the column 'seconds' as label, got 'customer'" in fail(2, "evaluate", model, unlabelled)
+    damaged = folder / "damaged"
+    damaged.mkdir()
+    assert "data.json: no such file; a folder written by `gor train`" in fail(1, "evaluate", damaged, data)
+    (damaged / "data.json").write_text("{}")
+    assert "data.json: not written by `gor train`" in fail(2, "evaluate", damaged, data)
 
 
 def test_train_errors(folder: Path, tmp_path: Path) -> None:
@@ -248,7 +257,10 @@ def compare_flags(folder: Path, out: Path) -> list[Any]:
 def compared(folder: Path) -> tuple[Path, dict[str, Any]]:
     out = folder / "comparison"
     flags = ["--methods", "GoR", "--methods", "L1", "--jobs", "2", "--json", "--plot", folder / "figures" / "mae.png"]
-    return out, json.loads(succeed(*compare_flags(folder, out), *flags))
+    command = [sys.executable, "-c", "from gor_head.cli import app; app()", *compare_flags(folder, out), *flags]
+    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return out, json.loads(finished.stdout)
 
 
 def test_compare(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
