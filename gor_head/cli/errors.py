@@ -20,7 +20,7 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with warnings.catch_warnings():
-            warnings.showwarning = _show
+            warnings.showwarning = _once()
             try:
                 return command(*args, **kwargs)
             except (ValueError, OSError) as error:
@@ -30,5 +30,13 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    typer.echo(f"Warning: {message}", err=True)
+def _once() -> Callable[..., None]:
+    """A `warnings.showwarning` that prints each message once, and not where in the code it arose."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in seen:
+            typer.echo(f"Warning: {message}", err=True)
+        seen.add(str(message))
+
+    return show

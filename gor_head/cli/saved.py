@@ -33,7 +33,6 @@ class Saved:
 
 def save(estimator: "GoRRegressor", table: "Table", folder: Path) -> None:
     """Write an estimator that was trained on a table."""
-    _quiet()
     estimator.save_pretrained(folder)
     content = {"target": table.target, "columns": table.kinds}
     (folder / DATA_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -56,13 +55,13 @@ def load(folder: Path) -> Saved:
         target, kinds = str(content["target"]), dict(content["columns"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not written by `gor train` ({error}).") from None
-    _quiet()
+    quiet()
     estimator = GoRRegressor.from_pretrained(folder)
     return Saved(estimator, target, kinds)  # type: ignore[arg-type]  # the class above reads its own kind only
 
 
-def _quiet() -> None:
-    """No progress bars over files that take no time."""
+def quiet() -> None:
+    """No progress bars over the reading and writing of weights, which takes no time."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -19,7 +19,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of initial weights, batches and validation split.")] = 0,
 ) -> None:
     """Train GoR on the rows of a CSV file; a fifth of them is held out for early stopping."""
-    from gor_head.cli.saved import save
+    from gor_head.cli.saved import quiet, save
     from gor_head.estimator import GoRRegressor
     from gor_head.tables import column_names, read_table
 
@@ -31,6 +31,7 @@ def train(
     check_dropped(drop, column_names(data), str(data))
     table = read_table(data, target, drop)
     out.mkdir(parents=True, exist_ok=True)
+    quiet()
     model = GoRRegressor(**chosen, random_state=seed).fit(table.features, table.labels)
     save(model, table, out)
     looks = [entry["eval_mae"] for entry in model.log_history_ if "eval_mae" in entry]

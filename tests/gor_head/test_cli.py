@@ -124,7 +124,7 @@ def test_warnings_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "spent.csv"
     path.write_text("y\n" + "0\n" * 99 + "5\n")
     result = gor("vocabulary", path)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("Warning: Only") and ".py" not in lines[0]
 
