@@ -12,7 +12,7 @@ follow, EOS first and then by id, split the interval into disjoint parts in asce
 Everything is int64 in grid units, for a batch, on the device of the tables; nothing is read back to the host.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -105,6 +105,14 @@ class Intervals:
         allowed = torch.where(ids < FIRST_VALUE, ids == EOS, allowed)
         return torch.where(state.finished[:, None], ids == PAD, allowed)
 
+    def _may(self, state: Prefixes, ids: Tensor, value: Tensor) -> Tensor:
+        """Whether each prefix may be followed by its one token, bool `[n]`: a column of `legal_tokens`."""
+        residual = torch.minimum(state.width, self.above[ids]) - 1
+        slack = torch.floor((state.low + residual).double() * self.tolerance).long()
+        allowed = (value < state.width) & (residual > slack) & (state.length < self.max_length)
+        allowed = torch.where(ids < FIRST_VALUE, ids == EOS, allowed)
+        return torch.where(state.finished, ids == PAD, allowed)
+
     def advance(self, state: Prefixes, ids: Tensor) -> Prefixes:
         """Prefixes with one more token each.
 
@@ -115,7 +123,7 @@ class Intervals:
         ids = ids.long()
         value = self.tokens[ids]
         taken = (ids >= FIRST_VALUE) & ~state.finished
-        may = self.legal_tokens(state).gather(1, ids[:, None]).squeeze(1)
+        may = self._may(state, ids, value)
         return Prefixes(
             low=torch.where(taken, state.low + value, state.low),
             # Not below 0 after an illegal token: then no label is left.
@@ -123,6 +131,15 @@ class Intervals:
             length=state.length + taken,
             finished=state.finished | (ids == EOS),
             legal=state.legal & may,
+        )
+
+    def before_each(self, ids: Tensor) -> Prefixes:
+        """State before each token of whole codes: token ids `[n, t]` without SOS → n·t prefixes, code by code."""
+        states = [self.start(len(ids))]
+        for column in ids[:, :-1].unbind(1):
+            states.append(self.advance(states[-1], column))
+        return Prefixes(
+            *(torch.stack([getattr(state, field.name) for state in states], 1).flatten() for field in fields(Prefixes))
         )
 
     def prefixes(self, ids: Tensor) -> Prefixes:

@@ -422,8 +422,7 @@ class CoDiVocabulary:
         """Write `vocabulary.json` into a directory, which is made if absent, and return its path."""
         path = Path(directory) / VOCABULARY_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = self._content()
-        path.write_text(json.dumps(content | {"hash": _hash_content(content)}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         return path
 
     @classmethod
@@ -439,27 +438,13 @@ class CoDiVocabulary:
             raise FileNotFoundError(f"{path}: no such file; a directory written by save_pretrained is wanted.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            seen = content.pop("hash")
-            version = content["format"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: not a saved vocabulary ({error}).") from None
-        if version != FORMAT:
-            raise ValueError(f"{path}: format {version}, but {FORMAT} is wanted.")
-        wanted = _hash_content(content)
-        if seen != wanted:
-            raise ValueError(f"{path}: hash {str(seen)[:12]}, but the content has {wanted[:12]}: it was changed.")
-        return cls(
-            content["tokens"],
-            resolution=content["resolution"],
-            offset=content["offset"],
-            tolerance=content["tolerance"],
-            max_length=content["max_length"],
-            statistics=content["statistics"],
-            labels_hash=content["labels_hash"],
-        )
+        return cls.from_dict(content, str(path))
 
-    def _content(self) -> dict[str, Any]:
-        return {
+    def to_dict(self) -> dict[str, Any]:
+        """The vocabulary as what JSON can hold, with a hash over it all."""
+        content = {
             "format": FORMAT,
             "tokens": self.tokens.tolist(),
             "values": self.values[FIRST_VALUE:].tolist(),
@@ -470,6 +455,35 @@ class CoDiVocabulary:
             "labels_hash": self.labels_hash,
             "statistics": self.statistics,
         }
+        return content | {"hash": _hash_content(content)}
+
+    @classmethod
+    def from_dict(cls, content: Any, name: str = "vocabulary") -> "CoDiVocabulary":
+        """The vocabulary of [`CoDiVocabulary.to_dict`]; `name` is said in errors.
+
+        Raises:
+            ValueError: If this is no vocabulary, of another format, or was changed since it was made.
+        """
+        try:
+            content = dict(content)
+            seen = content.pop("hash")
+            version = content["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{name}: not a saved vocabulary ({error}).") from None
+        if version != FORMAT:
+            raise ValueError(f"{name}: format {version}, but {FORMAT} is wanted.")
+        wanted = _hash_content(content)
+        if seen != wanted:
+            raise ValueError(f"{name}: hash {str(seen)[:12]}, but the content has {wanted[:12]}: it was changed.")
+        return cls(
+            content["tokens"],
+            resolution=content["resolution"],
+            offset=content["offset"],
+            tolerance=content["tolerance"],
+            max_length=content["max_length"],
+            statistics=content["statistics"],
+            labels_hash=content["labels_hash"],
+        )
 
     @property
     def _top(self) -> int:

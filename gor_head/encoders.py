@@ -1,0 +1,117 @@
+"""Encoders: inputs → (B, L, D) memory that a decoder or a direct head reads (GoR, section 2.3.2).
+
+An encoder is any `torch.nn.Module` with an integer attribute `width` (D) and a `forward` whose argument names are the
+columns it wants. `ENCODERS` lists those that a config can name; any other module is passed to the model itself.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FFNEncoder(nn.Module):
+    """Feed-forward network over numeric columns and embedded categorical ones; L is 1.
+
+    Args:
+        numeric: Numeric columns F, standardised by the caller.
+        categories: Ids per categorical column; id 0 stands for a category not seen in training.
+        width: D, and the width of every layer.
+        depth: Hidden layers.
+        dropout: After every hidden layer.
+    """
+
+    def __init__(
+        self, numeric: int = 0, categories: Sequence[int] = (), width: int = 128, depth: int = 2, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        if numeric + len(categories) == 0:
+            raise ValueError("FFNEncoder: wanted at least one numeric or categorical column, got none.")
+        self.width = width
+        sizes = [min(32, 1 + (ids + 1) // 2) for ids in categories]
+        self.embeddings = nn.ModuleList(nn.Embedding(ids, size) for ids, size in zip(categories, sizes, strict=True))
+        layers: list[nn.Module] = []
+        features = numeric + sum(sizes)
+        for _ in range(depth):
+            layers += [nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout)]
+            features = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, numeric: Tensor | None = None, categorical: Tensor | None = None) -> Tensor:
+        """Numeric `[B, F]` float and categorical ids `[B, C]`, either of which may be absent → `[B, 1, D]`."""
+        columns = [] if numeric is None else [numeric]
+        if categorical is not None:
+            columns += [embedding(ids) for embedding, ids in zip(self.embeddings, categorical.unbind(1), strict=True)]
+        return self.layers(torch.cat(columns, dim=1))[:, None]
+
+
+class ImageEncoder(nn.Module):
+    """Any image module: feature maps `[B, D, H, W]`, tokens `[B, L, D]` or pooled features `[B, D]` → `[B, L, D]`.
+
+    Args:
+        module: Takes `[B, 3, H, W]`, for example a ResNet or ViT without its classifier.
+        width: D, features of the module's output.
+    """
+
+    def __init__(self, module: Callable[[Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.module = module
+        self.width = width
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` → `[B, L, D]`."""
+        features = self.module(pixel_values)
+        if features.ndim == 4:
+            features = features.flatten(2).transpose(1, 2)
+        elif features.ndim == 2:
+            features = features[:, None]
+        if features.ndim != 3 or features.shape[2] != self.width:
+            raise ValueError(
+                f"ImageEncoder: wanted [B, {self.width}], [B, L, {self.width}] or [B, {self.width}, H, W] of the image "
+                f"module, got {list(features.shape)}."
+            )
+        return features
+
+
+class TorchvisionEncoder(ImageEncoder):
+    """A torchvision model by name, its classifier taken off.
+
+    Args:
+        name: As in `torchvision.models.list_models()`, for example `"resnet50"` or `"vit_b_16"`.
+        weights: Name of pretrained weights, which are downloaded, or None for random ones.
+    """
+
+    def __init__(self, name: str, weights: str | None = None) -> None:
+        from torchvision.models import get_model
+
+        module = get_model(name, weights=weights)
+        for attribute in ("fc", "heads", "head", "classifier"):
+            classifier = getattr(module, attribute, None)
+            if isinstance(classifier, nn.Module):
+                linear = next(part for part in classifier.modules() if isinstance(part, nn.Linear))
+                setattr(module, attribute, nn.Identity())
+                super().__init__(module, linear.in_features)
+                return
+        raise ValueError(f"TorchvisionEncoder: {name} has no classifier by a known name; pass it as an ImageEncoder.")
+
+
+class ConvEncoder(ImageEncoder):
+    """A small convolutional network to be trained from scratch; L is 1.
+
+    Args:
+        channels: Of each stage; every stage halves the image.
+        dropout: On the pooled features.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128, 128), dropout: float = 0.1) -> None:
+        layers: list[nn.Module] = []
+        before = 3
+        for after in channels:
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+            before = after
+        super().__init__(
+            nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)), channels[-1]
+        )
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"ffn": FFNEncoder, "conv": ConvEncoder, "torchvision": TorchvisionEncoder}

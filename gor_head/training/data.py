@@ -1,0 +1,47 @@
+"""Rows for the trainer: columns of tensors, taken a batch at a time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gor_head.vocabulary import PAD
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Columns of equal length; a batch is one indexing of each.
+
+    Args:
+        columns: Tensors `[n, …]`: those of the encoder, `labels`, and perhaps `codes` and `sample_weight`.
+    """
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns: wanted equal lengths, got {lengths}.")
+        self.columns = columns
+        self.length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {name: column[row] for name, column in self.columns.items()}
+
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def collate(batch: Any) -> dict[str, Tensor]:
+    """A batch as [`Rows`] gives it, its codes cut to the batch's own longest and made int64."""
+    if isinstance(batch, list):
+        batch = {name: torch.stack([row[name] for row in batch]) for name in batch[0]}
+    if "codes" not in batch:
+        return batch
+    codes = batch["codes"]
+    longest = int((codes != PAD).sum(dim=1).max())
+    return batch | {"codes": codes[:, :longest].long()}

@@ -1,0 +1,50 @@
+"""transformers' Trainer for the models of this package: checkpoints, resume, logging and early stopping are its own."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EvalPrediction, Trainer
+
+from gor_head.metrics import mae, rmse
+from gor_head.training.data import collate
+
+
+def error_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """MAE and RMSE of evaluated rows."""
+    truth, prediction = np.asarray(evaluation.label_ids), np.asarray(evaluation.predictions)
+    return {"mae": mae(truth, prediction), "rmse": rmse(truth, prediction)}
+
+
+class OrdinalTrainer(Trainer):
+    """Trainer that tells the model how far training is, and evaluates numbers instead of logits.
+
+    Args:
+        read: (model, memory `[B, L, D]`) → numbers `[B]`: how evaluation reads a prediction.
+        kwargs: Of `transformers.Trainer`; the data are [`gor_head.training.data.Rows`].
+    """
+
+    def __init__(self, *args: Any, read: Callable[[Any, Tensor], Tensor], **kwargs: Any) -> None:
+        kwargs.setdefault("data_collator", collate)
+        kwargs.setdefault("compute_metrics", error_metrics)
+        super().__init__(*args, **kwargs)
+        self.read = read
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loss at the present share of the training steps."""
+        progress = self.state.global_step / max(1, self.state.max_steps) if model.training else 1.0
+        return super().compute_loss(model, inputs | {"progress": progress}, *args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Numbers and labels of a batch; the loss is not computed, as no decision rests on it."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        features = {name: x for name, x in inputs.items() if name not in ("labels", "codes", "sample_weight")}
+        inner = cast(Any, self.accelerator.unwrap_model(model))
+        with torch.no_grad():
+            numbers = self.read(inner, inner.encoder(**features))
+        return None, numbers, labels
