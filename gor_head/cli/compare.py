@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from gor_head.compare import Comparison, Entry
 
-NAME_WIDTH = 22
-CELL_WIDTH = 12
+NAME_WIDTH = 26
+CELL_WIDTH = 13
+"""Of a column with its borders; `(quantile)` fits."""
 
 
 @plain_errors
@@ -135,23 +136,22 @@ def overall_table(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     table = Table(title=f"Over {len(comparison.entries)} tables")
-    table.add_column("row")
-    for name in ("best or tied ↑", "share ↑", "mean rank ↓", "MAE / best ↓", "missing"):
+    table.add_column("row", no_wrap=True)
+    for name in ("best or tied ↑", "mean rank ↓", "MAE / best ↓", "missing"):
         table.add_column(name, justify="right")
     whole = [(row, overall) for row, overall in comparison.rows.items() if overall is not None]
     for row, overall in sorted(whole, key=lambda pair: pair[1].relative):
         missing = len(comparison.entries) - overall.tables
         table.add_row(
             row,
-            f"{overall.tied}/{overall.tables}",
-            f"{overall.share:.0%}",
+            f"{overall.tied}/{overall.tables} {overall.share:>4.0%}",
             f"{overall.rank:.2f}",
             f"{overall.relative:.3f}",
             str(missing or ""),
         )
     for row in comparison.rows:
         if comparison.rows[row] is None:
-            table.add_row(row, "–", "–", "–", "–", str(len(comparison.entries)))
+            table.add_row(row, "–", "–", "–", str(len(comparison.entries)))
     return table
 
 
