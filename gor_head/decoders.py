@@ -101,7 +101,7 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, memory_width: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.rate = heads, dropout
+        self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.self_in, self.self_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.memory_in = nn.Linear(memory_width, 2 * width)
@@ -119,19 +119,28 @@ class TransformerLayer(nn.Module):
         """Hidden states `[B, T, width]` → the same after this layer, and the cache with T more tokens."""
         past_keys, past_values, memory_keys, memory_values = cache
         query, key, value = (self._split(part) for part in self.self_in(self.norms[0](x)).chunk(3, dim=2))
-        keys, values = torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2)
-        x = x + self.dropout(self.self_out(self._attend(query, keys, values, mask)))
-        query = self._split(self.query(self.norms[1](x)))
-        x = x + self.dropout(self.memory_out(self._attend(query, memory_keys, memory_values, None)))
+        first = past_keys.shape[2] == 0
+        keys = key if first else torch.cat([past_keys, key], dim=2)
+        values = value if first else torch.cat([past_values, value], dim=2)
+        # A single token attends to all before it and needs no mask; so do whole codes from the start, bar causality.
+        attended = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=first and x.shape[1] > 1)
+        x = x + self.dropout(self.self_out(_join(attended)))
+        if memory_keys.shape[2] == 1:
+            # Attention over one place has weight 1, whatever the query.
+            attended = memory_values
+        else:
+            query = self._split(self.query(self.norms[1](x)))
+            attended = F.scaled_dot_product_attention(query, memory_keys, memory_values)
+        x = x + self.dropout(self.memory_out(_join(attended)))
         x = x + self.dropout(self.feed(self.norms[2](x)))
         return x, (keys, values, memory_keys, memory_values)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        rate = self.rate if self.training else 0.0
-        return F.scaled_dot_product_attention(query, keys, values, mask, rate).transpose(1, 2).flatten(2)
+
+def _join(heads: Tensor) -> Tensor:
+    return heads.transpose(1, 2).flatten(2)
 
 
 class TransformerDecoder(Decoder):
@@ -142,7 +151,7 @@ class TransformerDecoder(Decoder):
         width: Of tokens and hidden states; a multiple of `heads`.
         layers: Layers (paper: 2).
         heads: Attention heads (paper: 4).
-        dropout: Within layers, and on attention (paper: 0.1).
+        dropout: After every part of a layer (paper: 0.1).
         positions: Most tokens of a code, EOS counted.
     """
 
@@ -172,7 +181,7 @@ class TransformerDecoder(Decoder):
         past, count = cache[0].shape[2], tokens.shape[1]
         x = tokens + self.positions.weight[past : past + count]
         mask = None
-        if count > 1:
+        if count > 1 and past:
             mask = torch.ones(count, past + count, dtype=torch.bool, device=x.device).tril(past)
         after: list[Tensor] = []
         for i, layer in enumerate(self.layers):
