@@ -20,7 +20,12 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from gor_head.decoding import beam, greedy, mean, quantile, sample, window
+from gor_head.decoding.beam import beam
+from gor_head.decoding.greedy import greedy
+from gor_head.decoding.mean import mean
+from gor_head.decoding.quantile import quantile
+from gor_head.decoding.sample import sample
+from gor_head.decoding.window import window
 from gor_head.features import TableFeatures
 from gor_head.heads import HEADS
 from gor_head.losses import HuberOf
@@ -81,14 +86,14 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
             self.log_history_ = trainer.state.log_history
             self.n_steps_ = trainer.state.global_step
             self._after(splits["train"], splits["validation"], scratch)
-        self.model_.to("cpu").eval()
+        self.model_.cpu().eval()
         return self
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write model, vocabulary and settings (no pickle) into a directory, and return it."""
         check_is_fitted(self, "model_")
         path = Path(directory)
-        self.model_.save_pretrained(path)
+        self.model_.save_pretrained(str(path))
         settings = self.get_params(deep=False)
         vocabulary = settings.get("vocabulary")
         if isinstance(vocabulary, CoDiVocabulary):

@@ -33,7 +33,9 @@ class TableFeatures:
         In a DataFrame, columns of text, bool or pandas' categorical type are categorical; the others must be numeric.
         """
         names, columns = _columns(X)
-        mean, scale, categories = [], [], []
+        mean: list[float] = []
+        scale: list[float] = []
+        categories: list[list[str] | None] = []
         for column in columns:
             if column.dtype.kind == "O":
                 mean.append(np.nan)

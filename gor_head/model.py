@@ -1,4 +1,4 @@
-"""Models: an encoder with GoR's decoder, or with a direct head; both are saved, loaded and trained as transformers are."""
+"""Models: an encoder with GoR's decoder, or with a direct head; saved, loaded and trained as transformers are."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

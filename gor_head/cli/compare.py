@@ -94,7 +94,7 @@ def compare(
     if outcome.failures:
         for cell, reason in sorted(outcome.failures.items()):
             typer.echo(f"Failed: {cell}: {reason}", err=True)
-        typer.echo(f"{len(outcome.failures)} trainings failed; tracebacks: {out / 'cells'}/*.error.txt", err=True)
+        typer.echo(f"Trainings failed: {len(outcome.failures)}; tracebacks: {out / 'cells'}/*.error.txt", err=True)
         raise typer.Exit(1)
 
 

@@ -33,7 +33,7 @@ class Method(Protocol):
 
     @property
     def make(self) -> Callable[..., Any]:
-        """`make(random_state=…, **settings)` → regressor with `fit(features, labels)` and `predict(features, …)`."""
+        """`make(random_state=…, **settings)` → scikit-learn regressor."""
         ...
 
     @property
@@ -97,17 +97,26 @@ def fingerprint(table: Table) -> str:
 
 
 def cell_settings(cell: Cell, method: Method, data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a cell's predictions depend on, as plain JSON."""
+    """All that a cell's predictions depend on, as plain JSON: every parameter of the estimator, defaults included.
+
+    Raises:
+        ValueError: If the method does not take the settings.
+    """
+    try:
+        estimator = method.make(random_state=cell.seed, **settings)
+    except TypeError as error:
+        raise ValueError(f"{method.name} does not take these settings ({error}).") from None
     content = {
         "table": cell.table,
         "data": data,
         "method": cell.method,
         "seed": cell.seed,
         "test_share": TEST_SHARE,
-        "reads": method.reads,
-        "settings": settings,
+        "reads": {row: dict(arguments) for row, arguments in method.reads.items()},
+        "estimator": type(estimator).__name__,
+        "parameters": estimator.get_params(deep=False),
     }
-    return json.loads(json.dumps(content, default=dict))
+    return json.loads(json.dumps(content, default=repr))
 
 
 @contextmanager
@@ -203,6 +212,7 @@ def check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
     Raises:
         ValueError: If not, naming the file and what differs.
     """
+    found, wanted = _flat(found), _flat(wanted)
     differing = [
         f"{name} {found.get(name)!r} (wanted {wanted.get(name)!r})"
         for name in {**wanted, **found}
@@ -212,3 +222,8 @@ def check_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
         raise ValueError(
             f"{path}: made with {', '.join(differing)}. Remove the file to have it made anew, or give another folder."
         )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the estimator's parameters among them, so that only those are named that differ."""
+    return {**settings, **settings.get("parameters", {}), "parameters": None}

@@ -73,11 +73,6 @@ def run(
     _check_names("seed", [str(seed) for seed in seeds])
     if jobs < 1:
         raise ValueError(f"jobs: wanted at least 1, got {jobs}.")
-    for method in methods:
-        try:
-            method.make(random_state=seeds[0], **settings)
-        except TypeError as error:
-            raise ValueError(f"{method.name} does not take these settings ({error}).") from None
     by_table = {table.name: table for table in tables}
     by_method = {method.name: method for method in methods}
     data = {table.name: fingerprint(table) for table in tables}

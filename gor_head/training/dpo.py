@@ -81,8 +81,8 @@ def preference_rows(
 ) -> tuple[Rows, PreferenceStatistics]:
     """Pairs of codes from the model's own beams, one per row where the beams differ.
 
-    Candidates are deduplicated by number. Chosen is the least |ŷ − y|; rejected is the likeliest candidate whose error is
-    larger by more than `gap`; rows without one are ties and left out, and counted.
+    Candidates are deduplicated by number. Chosen is the least |ŷ − y|; rejected is the likeliest candidate whose error
+    is larger by more than `gap`; rows without one are ties and left out, and counted.
 
     Args:
         model: A trained model, in evaluation mode; it is π₀ of [`DPO`].
@@ -98,7 +98,7 @@ def preference_rows(
     Raises:
         ValueError: If no row gives a pair.
     """
-    from gor_head.decoding import beam
+    from gor_head.decoding.beam import beam
 
     parts: list[dict[str, Tensor]] = []
     gaps: list[Tensor] = []

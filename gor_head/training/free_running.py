@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def mixed_pass(model: "GoRModel", memory: Tensor, codes: Tensor, own: Tensor) -> Tensor:
     """Log-probabilities where some inputs are the model's own likeliest tokens instead of the true ones.
 
-    The targets stay the true codes, and so do the tokens that count as legal; the model's own tokens are legal after its
-    own prefix, as they would be in decoding.
+    The targets stay the true codes, and so do the tokens that count as legal; the model's own tokens are legal after
+    its own prefix, as they would be in decoding.
 
     Args:
         model: The model.

@@ -28,7 +28,7 @@ class GRPO:
 
     def __call__(self, model: "GoRModel", memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
         """Loss of each row, `[B]`; `codes` and `progress` are unused."""
-        from gor_head.decoding import sample
+        from gor_head.decoding.sample import sample
 
         repeated = memory.repeat_interleave(self.group, dim=0)
         training = model.training
