@@ -249,14 +249,14 @@ def test_settings_are_json_or_words() -> None:
 def compare_flags(folder: Path, out: Path) -> list[Any]:
     return [
         "compare", folder / "visits.csv", folder / "spending.csv", "--target", "seconds", "--target", "cents",
-        "--drop", "customer", "--out", out, "--seeds", "2", *QUICK,
+        "--drop", "customer", "--out", out, "--seeds", "2", "--set", "max_steps=10", "--set", "batch_size=64",
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def compared(folder: Path) -> tuple[Path, dict[str, Any]]:
     out = folder / "comparison"
-    flags = ["--methods", "GoR", "--methods", "L1", "--jobs", "2", "--json", "--plot", folder / "figures" / "mae.png"]
+    flags = ["--methods", "gor", "--methods", "l1", "--jobs", "2", "--json", "--plot", folder / "figures" / "mae.png"]
     command = [sys.executable, "-c", "from gor_head.cli import app; app()", *compare_flags(folder, out), *flags]
     finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
@@ -265,12 +265,12 @@ def compared(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_compare(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
     out, report = compared
-    assert report["seeds"] == 2 and report["settings"] == {"max_steps": 30, "batch_size": 64}
+    assert report["seeds"] == 2 and report["settings"] == {"max_steps": 10, "batch_size": 64}
     assert set(report["tables"]) == {"visits", "spending"} and report["failures"] == {}
-    assert {"GoR (greedy)", "GoR (quantile)"} < set(report["rows"]) and len(report["rows"]) == 3
+    assert {"GoR (greedy)", "GoR (quantile)", "L1"} <= set(report["rows"])
     truth = pd.read_csv(folder / "visits.csv")["seconds"].to_numpy()
     for row, entry in report["tables"]["visits"].items():
-        name = "GoR" if row.startswith("GoR") else "L1"
+        name = "gor" if row.startswith("GoR") else "l1"
         errors = []
         for seed in range(2):
             result, _ = read(Cell("visits", name, seed).path(out))
@@ -283,7 +283,7 @@ def test_compare(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
 def test_compare_prints_tables_and_trains_nothing_twice(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
     out, report = compared
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    printed = succeed(*compare_flags(folder, out), "--methods", "GoR", "--methods", "L1")
+    printed = succeed(*compare_flags(folder, out), "--methods", "gor", "--methods", "l1")
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
     assert "Over 2 tables" in printed and "spending" in printed
     for entries in report["tables"].values():
@@ -293,8 +293,8 @@ def test_compare_prints_tables_and_trains_nothing_twice(folder: Path, compared: 
 
 
 def test_compare_with_other_settings_is_an_error(folder: Path, compared: tuple[Path, dict[str, Any]]) -> None:
-    error = fail(2, *compare_flags(folder, compared[0]), "--methods", "L1", "--set", "patience=3")
-    assert "visits--L1--0.npz: made with settings" in error and "'patience': 3" in error
+    error = fail(2, *compare_flags(folder, compared[0]), "--methods", "l1", "--set", "patience=3")
+    assert "visits--l1--0.npz: made with patience 10 (wanted 3)." in error
 
 
 def test_compare_reports_a_failed_training(folder: Path, tmp_path: Path) -> None:
@@ -302,23 +302,23 @@ def test_compare_reports_a_failed_training(folder: Path, tmp_path: Path) -> None
     data = pd.read_csv(folder / "visits.csv").drop(columns="customer")
     data["seconds"] -= 30
     data.to_csv(tmp_path / "changes.csv", index=False)
-    flags = ["--target", "seconds", "--methods", "GoR", "--methods", "L1", "--seeds", "1", "--out", tmp_path, *QUICK]
+    flags = ["--target", "seconds", "--methods", "gor", "--methods", "l1", "--seeds", "1", "--out", tmp_path, *QUICK]
     result = gor("compare", tmp_path / "changes.csv", *flags)
     assert result.exit_code == 1
-    assert "Failed: changes, GoR, seed 0: ValueError" in result.stderr and "1 trainings failed" in result.stderr
+    assert "Failed: changes, gor, seed 0: ValueError" in result.stderr and "Trainings failed: 1;" in result.stderr
     assert "missing" in result.stdout
     report = json.loads(gor("compare", tmp_path / "changes.csv", *flags, "--json").stdout)
     assert report["tables"]["changes"]["GoR (quantile)"] is None and list(report["failures"]) == [
-        "changes, GoR, seed 0"
+        "changes, gor, seed 0"
     ]
 
 
 def test_compare_errors(folder: Path, tmp_path: Path) -> None:
     flags = compare_flags(folder, tmp_path)
-    assert "--methods: wanted some of GoR" in fail(2, *flags, "--methods", "GOR")
+    assert "--methods: wanted some of gor" in fail(2, *flags, "--methods", "GoR")
     assert "--drop: no column 'id' in any of the tables" in fail(2, *flags, "--drop", "id")
-    error = fail(2, *flags, "--methods", "L1", "--set", "epochs=3")
-    assert "L1 does not take these settings" in error and "epochs" in error
+    error = fail(2, *flags, "--methods", "l1", "--set", "epochs=3")
+    assert "l1 does not take these settings" in error and "epochs" in error
     other = [folder / "visits.csv", "--target", "response", "--out", tmp_path]
     assert "wanted the column 'response' as label" in fail(2, "compare", *other)
     assert not (tmp_path / "cells").exists()

@@ -2,6 +2,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ class LinearWithOffset(BaseEstimator, RegressorMixin):
 
 
 class Failing(LinearWithOffset):
-    """Fails on the split of one seed."""
+    """Fails with one seed until a file is there."""
+
+    def __init__(self, random_state: int = 0, alpha: float = 1e-6, cure: str = "") -> None:
+        super().__init__(random_state, alpha)
+        self.cure = cure
 
     def fit(self, X: pd.DataFrame, y: Any) -> "LinearWithOffset":
-        if self.random_state == 1:
+        if self.random_state == 1 and not Path(self.cure).is_file():
             raise RuntimeError("diverged at step 7")
         return super().fit(X, y)
 
@@ -142,7 +147,7 @@ def test_number_of_processes_does_not_change_a_cell(outcome: tuple[Path, Any], t
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"settings": {"alpha": 3.0}}, r"larger--linear--0.npz: made with settings \{\} \(wanted \{'alpha': 3.0\}\)"),
+        ({"settings": {"alpha": 3.0}}, r"larger--linear--0.npz: made with alpha 1e-06 \(wanted 3.0\)\. Rem"),
         (
             {"tables": [table("larger", 150, noise=2.0)]},
             r"larger--linear--0.npz: made with data '\w+' \(wanted '\w+'\)",
@@ -157,6 +162,16 @@ def test_cells_made_otherwise_are_an_error(outcome: tuple[Path, Any], changed: d
     arguments: dict[str, Any] = {"tables": TABLES, "methods": [LINEAR], "seeds": [0], "folder": outcome[0]} | changed
     with pytest.raises(ValueError, match=message):
         run(**arguments)
+
+
+def test_cell_of_a_method_that_was_changed_since_is_an_error(outcome: tuple[Path, Any]) -> None:
+    """No setting is given; what the method itself gives its estimator differs."""
+    changed = Regressor("k-NN / 5", seedless(partial(KNeighborsRegressor, n_neighbors=4)), {"k-NN": {}})
+    with pytest.raises(ValueError, match=r"k-NN_5--0.npz: made with n_neighbors 5 \(wanted 4\)\. Remove"):
+        run(TABLES, [changed], [0], outcome[0])
+    other = Regressor("k-NN / 5", seedless(Ridge), {"k-NN": {}})
+    with pytest.raises(ValueError, match=r"made with estimator 'KNeighborsRegressor' \(wanted 'Ridge'\)"):
+        run(TABLES, [other], [0], outcome[0])
 
 
 def test_fingerprint_sees_features_columns_and_labels() -> None:
@@ -176,7 +191,8 @@ def test_fingerprint_sees_features_columns_and_labels() -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_failed_cell_is_named_and_missing_and_tried_again(tmp_path: Path, jobs: int) -> None:
-    failing = Regressor("failing", Failing, {"failing": {}})
+    cure = tmp_path / "cure"
+    failing = Regressor("failing", partial(Failing, cure=str(cure)), {"failing": {}})
     done = run(TABLES[:1], [failing, MEAN], range(3), tmp_path, jobs=jobs)
     assert done.failures == {Cell("small", "failing", 1): "RuntimeError: diverged at step 7"}
     assert len(done.results) == 5
@@ -187,8 +203,9 @@ def test_failed_cell_is_named_and_missing_and_tried_again(tmp_path: Path, jobs: 
     assert summary.entries["small"]["failing"] is None and summary.rows["failing"] is None
     assert summary.entries["small"]["mean"] is not None
 
-    mended = Regressor("failing", LinearWithOffset, {"failing": {}})
-    assert not run(TABLES[:1], [mended, MEAN], range(3), tmp_path).failures
+    cure.touch()
+    again = run(TABLES[:1], [failing, MEAN], range(3), tmp_path)
+    assert not again.failures and len(again.results) == 6
     assert not log.exists()
 
 
