@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gor_head.compare import Comparison, Entry
 
 NAME_WIDTH = 26
-CELL_WIDTH = 13
-"""Of a column with its borders; `(quantile)` fits."""
+FIGURE_WIDTH = 8
+BORDER = 3
 
 
 @plain_errors
@@ -116,15 +116,20 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
     """MAE and, below it, SRCC of every row on every table; as many tables side by side as the width asks for."""
     from rich.table import Table
 
-    rows = list(comparison.rows)
-    step = max(1, (width - NAME_WIDTH) // CELL_WIDTH)
+    # A name may break between words only.
+    widths = {row: max(FIGURE_WIDTH, *map(len, row.split())) for row in comparison.rows}
+    parts: list[list[str]] = [[]]
+    for row in widths:
+        taken = NAME_WIDTH + sum(widths[other] + BORDER for other in parts[-1])
+        if parts[-1] and taken + widths[row] + BORDER > width:
+            parts.append([])
+        parts[-1].append(row)
     shown = []
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        table = Table(title="MAE ↓ (* best, ≈ tied), SRCC ↑ below", show_lines=True)
+    for part in parts:
+        table = Table(title="MAE ↓ (* best, ≈ tied)\nSRCC ↑ below", show_lines=True)
         table.add_column("table", max_width=NAME_WIDTH - 4, overflow="fold")
         for row in part:
-            table.add_column(row, justify="right", max_width=CELL_WIDTH - 3, overflow="fold")
+            table.add_column(row, justify="right", max_width=widths[row])
         for name, entries in comparison.entries.items():
             table.add_row(name, *(_cell(entries[row]) for row in part))
         shown.append(table)

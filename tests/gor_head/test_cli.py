@@ -326,7 +326,7 @@ def test_compare_errors(folder: Path, tmp_path: Path) -> None:
 
 def test_wide_comparison_is_parted_to_fit_the_screen() -> None:
     entry = Entry(Standing(12.3456, 1.0, True, True), 0.5, 1.0, 1.0, 1.0, 1.0)
-    rows = [f"method {number}" for number in range(10)]
+    rows = [f"{word} {number}" for number in range(5) for word in ("short", "mean-variance")]
     overall = Overall(1, 1, 1.0, 1.0, 1.0)
     comparison = Comparison({"a table of long name, indeed": dict.fromkeys(rows, entry)}, dict.fromkeys(rows, overall))
     console = Console(width=80, record=True, file=io.StringIO())
@@ -335,4 +335,5 @@ def test_wide_comparison_is_parted_to_fit_the_screen() -> None:
         console.print(table)
     text = console.export_text()
     assert len(tables) == 3 and text.count("12.35*") == 10 and "…" not in text
+    assert text.count("mean-variance") == text.count("short") == 5
     assert max(map(len, text.splitlines())) <= 80
