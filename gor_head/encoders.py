@@ -87,12 +87,15 @@ class TorchvisionEncoder(ImageEncoder):
         module = get_model(name, weights=weights)
         for attribute in ("fc", "heads", "head", "classifier"):
             classifier = getattr(module, attribute, None)
-            if isinstance(classifier, nn.Module):
-                linear = next(part for part in classifier.modules() if isinstance(part, nn.Linear))
+            parts = classifier.modules() if isinstance(classifier, nn.Module) else ()
+            linear = next((part for part in parts if isinstance(part, nn.Linear)), None)
+            if linear is not None:
                 setattr(module, attribute, nn.Identity())
                 super().__init__(module, linear.in_features)
                 return
-        raise ValueError(f"TorchvisionEncoder: {name} has no classifier by a known name; pass it as an ImageEncoder.")
+        raise ValueError(
+            f"TorchvisionEncoder: {name} has no linear classifier by a known name; pass it as an ImageEncoder."
+        )
 
 
 class ConvEncoder(ImageEncoder):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,37 @@ class OrdinalModel(PreTrainedModel):
                 raise ValueError(f"config.encoder: wanted a kind of {', '.join(ENCODERS)}, got {kind!r}.")
             encoder = ENCODERS[kind](**settings)
         self.encoder = encoder
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, directory: Any, encoder: nn.Module | None = None, **kwargs: Any
+    ) -> Self:
+        """The model that `save_pretrained` wrote.
+
+        Args:
+            directory: That directory.
+            encoder: A module like the one the model was made with, if that was one's own; it gets the saved weights.
+            kwargs: Of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If the weights are not those of the model that config.json describes.
+        """
+        # transformers only warns of missing weights, and leaves them as whatever the memory held.
+        model, report = cast(Any, super()).from_pretrained(
+            directory, encoder, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+        wrong = [
+            f"{name} is {list(found)} in the file and {list(wanted)} by config.json"
+            for name, found, wanted in report["mismatched_keys"]
+        ]
+        wrong += [f"{name} is not in the file" for name in report["missing_keys"]]
+        wrong += [f"{name} is in the file only" for name in report["unexpected_keys"]]
+        if wrong:
+            raise ValueError(
+                f"{directory}: the weights are of another model than config.json: {len(wrong)} differ, "
+                f"among them {'; '.join(sorted(wrong)[:4])}."
+            )
+        return model
 
     def forward(
         self, labels: Tensor | None = None, sample_weight: Tensor | None = None, progress: float = 1.0, **inputs: Any
@@ -167,6 +198,18 @@ class GoRModel(OrdinalModel):
         for name, known in (("decoder", DECODERS), ("strategy", STRATEGIES)):
             if getattr(config, name) not in known:
                 raise ValueError(f"config.{name}: wanted one of {', '.join(known)}, got {getattr(config, name)!r}.")
+        if config.huber_of not in get_args(losses.HuberOf):
+            raise ValueError(
+                f"config.huber_of: wanted one of {', '.join(get_args(losses.HuberOf))}, got {config.huber_of!r}."
+            )
+        if config.huber_of == "exact" and config.huber_weight != 0:
+            from gor_head.decoding.posterior import MOST_CODES, count_codes
+
+            if count_codes(Intervals.of(self.vocabulary)) is None:
+                raise ValueError(
+                    f"config.huber_of: 'exact' wanted a vocabulary of up to {MOST_CODES} codes, got one of more; "
+                    "take 'expectation'."
+                )
         self.decoder = DECODERS[config.decoder](
             int(cast(Any, self.encoder).width),
             config.width,

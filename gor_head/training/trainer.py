@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer
 
 from gor_head.metrics import mae, rmse
+from gor_head.model import TARGETS
 from gor_head.training.data import collate
 
 
@@ -43,7 +44,7 @@ class OrdinalTrainer(Trainer):
         """Numbers and labels of a batch; the loss is not computed, as no decision rests on it."""
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
-        features = {name: x for name, x in inputs.items() if name not in ("labels", "codes", "sample_weight")}
+        features = {name: x for name, x in inputs.items() if name not in ("labels", "sample_weight", *TARGETS)}
         inner = cast(Any, self.accelerator.unwrap_model(model))
         with torch.no_grad():
             numbers = self.read(inner, inner.encoder(**features))
