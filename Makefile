@@ -36,6 +36,9 @@ bench: install
 	$(BIN)/python -m benchmarks.learner_step
 	$(BIN)/python -m benchmarks.estimate
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.vocabulary
+	$(BIN)/python -m benchmarks.gor_decode
+	$(BIN)/python -m benchmarks.gor_train
 
 clean:
 	rm -rf $(VENV) build *.egg-info
