@@ -29,14 +29,15 @@ def nll(log_probs: Tensor, codes: Tensor) -> Tensor:
 
 
 def expected_sum(log_probs: Tensor, codes: Tensor, values: Tensor) -> Tensor:
-    """Sum over a code's steps of the expected token value, each under its given prefix, in label units, `[B]`.
+    """Sum over a code's steps of the expected token value, each under its given prefix, in label units, float64 `[B]`.
 
     Args:
         log_probs: `[B, T, V]`.
         codes: The prefixes, `[B, T]`; steps at PAD count nothing.
-        values: Value of each id, 0 for control tokens, `[V]`.
+        values: Value of each id, 0 for control tokens, float64 `[V]`.
     """
-    steps = log_probs.exp() @ values.to(log_probs.dtype)
+    # In float64: autocast would take a float32 product to bfloat16.
+    steps = log_probs.exp().double() @ values
     return steps.masked_fill(codes == PAD, 0.0).sum(dim=1)
 
 
@@ -44,7 +45,7 @@ def windowed_sum(log_probs: Tensor, codes: Tensor, values: Tensor) -> Tensor:
     """As [`expected_sum`], over the ids within `WINDOW` of the likeliest and not renormalised, as GoR's predecessor."""
     ids = torch.arange(log_probs.shape[2], device=log_probs.device)
     near = (ids - log_probs.argmax(dim=2, keepdim=True)).abs() <= WINDOW
-    steps = (log_probs.exp() * near) @ values.to(log_probs.dtype)
+    steps = (log_probs.exp() * near).double() @ values
     return steps.masked_fill(codes == PAD, 0.0).sum(dim=1)
 
 

@@ -31,5 +31,5 @@ def mean(
         drawn = torch.stack([model.vocabulary.decode(sample(model, memory, generator)) for _ in range(samples)])
         return drawn.mean(dim=0), drawn.std(dim=0) / samples**0.5
     chunks = memory.split(max(1, AT_ONCE // codes))
-    means = torch.cat([posterior(model, chunk).mean() for chunk in chunks]).double()
+    means = torch.cat([posterior(model, chunk).mean() for chunk in chunks])
     return means, torch.zeros_like(means)

@@ -29,8 +29,8 @@ class Posterior:
     log_probs: Tensor
 
     def mean(self) -> Tensor:
-        """Expected number of each row, `[B]`."""
-        return self.log_probs.exp() @ self.values.to(self.log_probs.dtype)
+        """Expected number of each row, float64 `[B]`."""
+        return self.log_probs.exp().double() @ self.values
 
 
 @dataclass(frozen=True)

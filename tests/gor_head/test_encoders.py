@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+
+from gor_head.encoders import ENCODERS, ConvEncoder, FFNEncoder, ImageEncoder, TorchvisionEncoder
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_ffn_of_numbers_and_categories_by_hand(depth: int) -> None:
+    torch.manual_seed(0)
+    encoder = FFNEncoder(numeric=2, categories=[3, 100], width=8, depth=depth).eval()
+    numeric, categorical = torch.randn(4, 2), torch.tensor([[0, 7], [2, 99], [1, 0], [0, 0]])
+    first, second = (embedding.weight for embedding in encoder.embeddings)
+    assert first.shape == (3, 3) and second.shape == (100, 32)
+    x = torch.cat([numeric, first[categorical[:, 0]], second[categorical[:, 1]]], dim=1)
+    for layer in (part for part in encoder.layers if isinstance(part, nn.Linear)):
+        x = (x @ layer.weight.T + layer.bias).clamp(min=0)
+    memory = encoder(numeric=numeric, categorical=categorical)
+    assert memory.shape == (4, 1, encoder.width) if depth else memory.shape == (4, 1, 37)
+    torch.testing.assert_close(memory[:, 0], x)
+
+
+def test_ffn_of_one_kind_of_column() -> None:
+    assert FFNEncoder(numeric=5, width=4)(numeric=torch.randn(3, 5)).shape == (3, 1, 4)
+    assert FFNEncoder(categories=[2, 9], width=4)(categorical=torch.zeros(3, 2, dtype=torch.long)).shape == (3, 1, 4)
+
+
+def test_an_unseen_category_has_an_embedding_of_its_own() -> None:
+    torch.manual_seed(0)
+    encoder = FFNEncoder(categories=[3], width=8).eval()
+    memory = encoder(categorical=torch.tensor([[0], [1], [2]]))
+    assert torch.pdist(memory[:, 0]).min() > 1e-3
+    encoder(categorical=torch.tensor([[1], [2]])).sum().backward()
+    gradient = encoder.embeddings[0].weight.grad
+    assert not gradient[0].any() and gradient[1:].abs().sum() > 0
+
+
+def test_ffn_refuses_what_it_cannot_read() -> None:
+    with pytest.raises(ValueError, match="at least one numeric or categorical column"):
+        FFNEncoder()
+    with pytest.raises(ValueError):
+        FFNEncoder(categories=[2, 2])(categorical=torch.zeros(3, 1, dtype=torch.long))
+
+
+class Features(nn.Module):
+    """Gives the same features whatever the image."""
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.features
+
+
+def test_maps_tokens_and_pooled_features_become_memory() -> None:
+    images, maps = torch.zeros(2, 3, 8, 8), torch.randn(2, 5, 3, 4)
+    memory = ImageEncoder(Features(maps), 5)(images)
+    assert memory.shape == (2, 12, 5)
+    for row in range(3):
+        for column in range(4):
+            assert torch.equal(memory[:, row * 4 + column], maps[:, :, row, column])
+    tokens, pooled = torch.randn(2, 7, 5), torch.randn(2, 5)
+    assert torch.equal(ImageEncoder(Features(tokens), 5)(images), tokens)
+    assert torch.equal(ImageEncoder(Features(pooled), 5)(images), pooled[:, None])
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 7, 6), (2, 6, 3, 3), (2,), (2, 5, 3, 3, 3)])
+def test_other_features_than_the_width_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"wanted \[B, 5\].* got \[2"):
+        ImageEncoder(Features(torch.zeros(shape)), 5)(torch.zeros(2, 3, 8, 8))
+
+
+def test_conv_encoder_trains_on_images_of_any_size() -> None:
+    torch.manual_seed(0)
+    encoder = ConvEncoder(channels=(4, 6))
+    assert encoder.width == 6
+    memory = encoder(torch.randn(3, 3, 12, 9))
+    assert memory.shape == (3, 1, 6)
+    memory.sum().backward()
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in encoder.parameters())
+
+
+def test_resnet18_gives_what_its_classifier_would_see() -> None:
+    torch.manual_seed(0)
+    whole = get_model("resnet18", weights=None).eval()
+    torch.manual_seed(0)
+    encoder = TorchvisionEncoder("resnet18").eval()
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        memory = encoder(images)
+        assert memory.shape == (2, 1, 512) and encoder.width == 512
+        torch.testing.assert_close(whole.fc(memory[:, 0]), whole(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("vit_b_16", 768), ("resnet50", 2048), ("mobilenet_v2", 1280), ("swin_t", 768), ("convnext_tiny", 768)],
+)
+def test_widths_of_other_torchvision_models(name: str, width: int) -> None:
+    # On the meta device shapes are computed and numbers are not.
+    with torch.device("meta"):
+        encoder = TorchvisionEncoder(name).eval()
+        assert encoder(torch.randn(2, 3, 224, 224)).shape == (2, 1, width)
+    assert encoder.width == width
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_0", "raft_small"])
+def test_a_model_without_a_linear_classifier_is_named(name: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{name} has no linear classifier"):
+        TorchvisionEncoder(name)
+
+
+def test_the_names_of_a_config() -> None:
+    assert ENCODERS == {"ffn": FFNEncoder, "conv": ConvEncoder, "torchvision": TorchvisionEncoder}
