@@ -30,7 +30,8 @@ class Posterior:
 
     def mean(self) -> Tensor:
         """Expected number of each row, float64 `[B]`."""
-        return self.log_probs.exp().double() @ self.values
+        # Normalised anew: probabilities that add up to 1 in float32 move the mean of numbers far from 0.
+        return self.log_probs.double().softmax(dim=1) @ self.values
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the tests of the GoR core share: small vocabularies and models, and codes written without the library's tables."""
+"""What the tests of the GoR core share: small vocabularies and models, and codes without the library's tables."""
 
 import math
 from collections.abc import Iterator
