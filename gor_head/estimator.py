@@ -1,35 +1,43 @@
 """scikit-learn estimators: GoR, and the direct heads it is compared with, on the same encoder and trainer."""
 
 import json
+import math
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_consistent_length, check_random_state, get_tags
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
+from gor_head.decoders import DECODERS
 from gor_head.decoding.beam import beam
 from gor_head.decoding.greedy import greedy
 from gor_head.decoding.mean import mean
 from gor_head.decoding.quantile import quantile
 from gor_head.decoding.sample import sample
 from gor_head.decoding.window import window
-from gor_head.features import TableFeatures
+from gor_head.encoders import ENCODERS
+from gor_head.features import TableFeatures, is_number
+from gor_head.grid import as_labels
 from gor_head.heads import HEADS
 from gor_head.losses import HuberOf
 from gor_head.model import DirectConfig, DirectModel, GoRConfig, GoRModel, OrdinalModel
+from gor_head.training import STRATEGIES
 from gor_head.training.data import Rows
 from gor_head.training.dpo import DPO, PreferenceStatistics, preference_rows
 from gor_head.training.grpo import GRPO
@@ -43,8 +51,6 @@ SETTINGS_FILE = "estimator.json"
 FEWEST_TO_SPLIT = 10
 """Training rows from which some are held out for early stopping."""
 
-logger = logging.get_logger(__name__)
-
 
 class OrdinalRegressor(RegressorMixin, BaseEstimator):
     """What both estimators share: reading X, training with early stopping, batches at prediction.
@@ -53,6 +59,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
     """
 
     model_: OrdinalModel
+    _model_class: type[OrdinalModel]
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "OrdinalRegressor":
         """Train on labelled rows.
@@ -60,32 +67,39 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         Args:
             X: DataFrame or array `[n, F]`; with an image encoder, array or tensor `[n, 3, H, W]`.
             y: Labels, `[n]`.
-            sample_weight: ≥ 0, `[n]`.
+            sample_weight: ≥ 0, `[n]`; rows of weight 0 are left out, early stopping looks at the weighted MAE.
 
         Raises:
             ValueError: If X, y or a setting is not what is wanted; before training starts.
         """
-        columns, y = self._read(X, y)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
+        self._check_settings()
+        columns, y = self._read_labelled(X, y)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, y, dtype=np.float64)
         if weight is not None and not (weight.min() >= 0 and weight.sum() > 0):
-            raise ValueError("sample_weight: wanted numbers from 0 on, not all 0.")
-        with _own_randomness(_seed(self.random_state)), tempfile.TemporaryDirectory() as scratch:
-            order = torch.randperm(len(y)).numpy()
-            held = int(len(y) * self.validation_fraction) if len(y) >= FEWEST_TO_SPLIT else 0
+            raise ValueError(
+                f"sample_weight: wanted numbers from 0 on, not all 0, got {weight.min():g} to {weight.max():g}."
+            )
+        # A row without weight is no row: neither vocabulary nor validation may know its label.
+        used = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
+        quiet = nullcontext() if self.verbose else _silence()
+        with quiet, _own_randomness(_seed(self.random_state)), tempfile.TemporaryDirectory() as scratch:
+            order = used[torch.randperm(len(used)).numpy()]
+            held = int(len(used) * self.validation_fraction) if len(used) >= FEWEST_TO_SPLIT else 0
             chosen = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
             self._prepare(y[chosen["train"]])
             splits = {}
             for name, index in chosen.items():
                 rows = {key: column[torch.from_numpy(index)] for key, column in columns.items()}
-                rows |= {"labels": torch.from_numpy(y[index])} | self._targets(y[index])
+                rows |= {"labels": torch.from_numpy(y[index].astype(np.float64))} | self._targets(y[index])
                 if weight is not None:
                     rows["sample_weight"] = torch.from_numpy(weight[index])
                 splits[name] = Rows(rows)
             self.model_ = self._model()
-            trainer = self._train(splits["train"], splits["validation"], self.max_steps, self.output_dir or scratch)
+            directory = str(self.output_dir or scratch)
+            trainer = self._train(splits["train"], splits["validation"], self.max_steps, directory)
             self.log_history_ = trainer.state.log_history
             self.n_steps_ = trainer.state.global_step
-            self._after(splits["train"], splits["validation"], scratch)
+            self._after(trainer, splits["train"], splits["validation"], directory)
         self.model_.cpu().eval()
         return self
 
@@ -95,91 +109,135 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         path = Path(directory)
         self.model_.save_pretrained(str(path))
         settings = self.get_params(deep=False)
-        vocabulary = settings.get("vocabulary")
-        if isinstance(vocabulary, CoDiVocabulary):
+        # The model keeps the vocabulary; a generator has no name, and a trained estimator needs none.
+        fitted = isinstance(settings.get("vocabulary"), CoDiVocabulary)
+        if fitted:
             settings["vocabulary"] = None
-        features = None if self.features_ is None else asdict(self.features_)
-        content = {"estimator": type(self).__name__, "settings": settings, "features": features}
-        (path / SETTINGS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if not isinstance(settings["random_state"], int | np.integer):
+            settings["random_state"] = None
+        names = getattr(self, "feature_names_in_", None)
+        content = {
+            "estimator": type(self).__name__,
+            "settings": settings,
+            "vocabulary_is_setting": fitted,
+            "features": None if self.features_ is None else asdict(self.features_),
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": None if names is None else list(names),
+        }
+        text = json.dumps(content, indent=1, allow_nan=False, default=_plain)
+        (path / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "OrdinalRegressor":
-        """Read what [`OrdinalRegressor.save_pretrained`] wrote; the class may be either of the two or this one."""
+        """Read what [`OrdinalRegressor.save_pretrained`] wrote; the class may be either of the two or this one.
+
+        Raises:
+            FileNotFoundError: If the directory holds no estimator.
+            ValueError: If it is damaged, or of another class.
+        """
         path = Path(directory) / SETTINGS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a directory written by save_pretrained is wanted.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = {kind.__name__: kind for kind in (GoRRegressor, DirectRegressor)}
-        kind = known.get(content["estimator"])
-        if kind is None or not issubclass(kind, cls):
-            raise ValueError(f"{path}: holds a {content['estimator']}, wanted a {cls.__name__}.")
-        estimator = kind(**content["settings"])
-        features = content["features"]
-        estimator.features_ = None if features is None else TableFeatures(**features)
-        estimator.n_features_in_ = None if features is None else len(features["names"])
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kind = {kind.__name__: kind for kind in (GoRRegressor, DirectRegressor)}[content["estimator"]]
+            estimator = kind(**content["settings"])
+            features, names = content["features"], content["feature_names_in"]
+            estimator.features_ = None if features is None else TableFeatures(**features)
+            estimator.n_features_in_ = int(content["n_features_in"])
+            vocabulary_is_setting = content["vocabulary_is_setting"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not written by save_pretrained ({error!r}).") from None
+        if not issubclass(kind, cls):
+            raise ValueError(f"{path}: holds a {kind.__name__}, wanted a {cls.__name__}.")
+        if names is not None:
+            estimator.feature_names_in_ = np.asarray(names, dtype=object)
         estimator.model_ = kind._model_class.from_pretrained(directory).eval()
-        estimator._loaded()
+        if vocabulary_is_setting:
+            estimator.vocabulary = estimator.model_.vocabulary
         return estimator
 
-    _model_class: type[OrdinalModel]
+    def _check_settings(self) -> None:
+        """Refuse what training would stumble over later."""
+        if not isinstance(self.encoder, dict | None):
+            raise ValueError(f"encoder: wanted a dict of arguments, or None, got {self.encoder!r}.")
+        _check_choice("encoder['kind']", self._encoder_kind, ENCODERS)
+        _check_whole(self, "batch_size", "max_steps", "patience", "predict_batch_size")
+        if self.eval_steps is not None:
+            _check_whole(self, "eval_steps")
+        fraction, rate = self.validation_fraction, self.learning_rate
+        if not (_is_real(fraction) and 0 <= fraction < 1):
+            raise ValueError(f"validation_fraction: wanted a number from 0 to below 1, got {fraction!r}.")
+        if not (_is_real(rate) and 0 < rate < math.inf):
+            raise ValueError(f"learning_rate: wanted a positive number, got {rate!r}.")
 
-    def _loaded(self) -> None:
-        """What a loaded estimator still needs."""
-
-    def _prepare(self, y: NDArray[np.float64]) -> None:
+    def _prepare(self, y: NDArray[Any]) -> None:
         """Learn from the training labels what the model's configuration needs."""
         raise NotImplementedError
 
     def _model(self) -> OrdinalModel:
         raise NotImplementedError
 
-    def _targets(self, y: NDArray[np.float64]) -> dict[str, Tensor]:
+    def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
         return {}
 
     def _number(self, model: Any, memory: Tensor) -> Tensor:
         """How validation reads a prediction."""
         raise NotImplementedError
 
-    def _after(self, train: Rows, validation: Rows, scratch: str) -> None:
+    def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         """What follows training."""
 
-    def _encoder(self) -> dict[str, Any]:
-        settings = {"kind": "ffn", "dropout": self.dropout} | (self.encoder or {})
-        return settings | (self.features_.encoder_sizes() if self.features_ is not None else {})
+    @property
+    def _encoder_kind(self) -> str:
+        return (self.encoder or {}).get("kind", "ffn")
 
-    def _read(self, X: Any, y: Any = None) -> tuple[dict[str, Tensor], Any]:
-        """Encoder inputs and labels; with labels, learns how the columns are read."""
-        fitting = y is not None
-        images = (self.encoder or {}).get("kind", "ffn") != "ffn"
-        mixed = isinstance(X, pd.DataFrame) and not all(map(_is_number, X.dtypes))
-        if images or mixed:
-            checked = X
-            if fitting:
-                _, y = validate_data(self, np.zeros((len(X), 1)), y, reset=True, y_numeric=True, dtype=np.float64)
-                if mixed:
-                    self.n_features_in_ = X.shape[1]
-                    self.feature_names_in_ = np.asarray(X.columns, dtype=object)
-        elif fitting:
-            checked, y = validate_data(self, X, y, reset=True, y_numeric=True, dtype=np.float64)
+    def _encoder(self) -> dict[str, Any]:
+        settings = {"kind": "ffn", "dropout": self.dropout} if self._encoder_kind == "ffn" else {}
+        return settings | (self.encoder or {}) | (self.features_.encoder_sizes() if self.features_ is not None else {})
+
+    def _read_labelled(self, X: Any, y: Any) -> tuple[dict[str, Tensor], NDArray[Any]]:
+        """Encoder inputs and labels of training rows; learns how the columns are read."""
+        _refuse_text(y)
+        if self._encoder_kind != "ffn":
+            X = _pixels(X)
+        if isinstance(X, Tensor) or _is_mixed(X):
+            y = validate_data(self, y=y, y_numeric=True)
+            validate_data(self, X, skip_check_array=True)
+            check_consistent_length(X, y)
         else:
-            checked = validate_data(self, X, reset=False, dtype=np.float64)
-        if images:
-            if fitting:
-                self.features_ = None
-            pixels = torch.as_tensor(checked)
-            if pixels.ndim != 4 or not pixels.is_floating_point():
-                raise ValueError(f"X: wanted floats of shape (n, channels, height, width), got {tuple(pixels.shape)}.")
-            return {"pixel_values": pixels.float()}, y
-        if fitting:
-            self.features_ = TableFeatures.fit(checked)
-        assert self.features_ is not None
-        return self.features_.transform(checked), None if y is None else np.asarray(y, dtype=np.float64)
+            X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64)
+        y = as_labels(y, "y")
+        if get_tags(self).target_tags.positive_only and y.min() < 0:
+            raise ValueError(
+                f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest {y.min():g}); "
+                "vocabulary={'offset': 'min'} codes the distance from the smallest."
+            )
+        self.features_ = None if isinstance(X, Tensor) else TableFeatures.fit(X)
+        return self._columns(X), y
+
+    def _read(self, X: Any) -> dict[str, Tensor]:
+        """Encoder inputs of rows like those of training."""
+        if self.features_ is None:
+            X = _pixels(X)
+        if self.features_ is None or _is_mixed(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        else:
+            X = validate_data(self, X, reset=False, dtype=np.float64)
+        return self._columns(X)
+
+    def _columns(self, X: Any) -> dict[str, Tensor]:
+        return {"pixel_values": X} if self.features_ is None else self.features_.transform(X)
 
     def _train(self, train: Rows, validation: Rows, steps: int, directory: str) -> OrdinalTrainer:
         batch = min(self.batch_size, len(train))
         stopping = len(validation) > 0
-        every = self.eval_steps or max(25, -(-len(train) // batch))
+        # At least one look, at the end.
+        every = min(steps, self.eval_steps or max(25, -(-len(train) // batch)))
+        weighted = {}
+        if stopping and "sample_weight" in validation.columns:
+            weighted["compute_metrics"] = partial(_weighted_mae, weight=validation.columns["sample_weight"].numpy())
         arguments = TrainingArguments(
             output_dir=directory,
             per_device_train_batch_size=batch,
@@ -191,7 +249,8 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
             max_grad_norm=1.0,
             eval_strategy="steps" if stopping else "no",
             eval_steps=every,
-            save_strategy="best" if stopping else "no",
+            save_strategy="best" if stopping else "steps" if self.output_dir else "no",
+            save_steps=every,
             save_total_limit=1,
             save_only_model=self.output_dir is None,
             load_best_model_at_end=stopping,
@@ -210,11 +269,12 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
             args=arguments,
             train_dataset=train,
             eval_dataset=validation if stopping else None,
-            read=self._number,
+            read=lambda model, memory: self._number(model, self._finite(memory)),
             callbacks=[EarlyStoppingCallback(self.patience)] if stopping else [],
+            **weighted,
         )
         if not self.verbose:
-            trainer.remove_callback(_printer())
+            trainer.remove_callback(PrinterCallback)
         trainer.train()
         return trainer
 
@@ -222,11 +282,16 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
     def _batches(self, X: Any) -> Iterator[Tensor]:
         """Memory of the rows of X, a batch at a time."""
         check_is_fitted(self, "model_")
-        columns, _ = self._read(X)
-        rows = Rows(columns)
-        for start in range(0, len(rows), self.predict_batch_size):
-            batch = {name: column[start : start + self.predict_batch_size] for name, column in columns.items()}
-            yield self.model_.encoder(**batch)
+        columns = self._read(X)
+        for start in range(0, len(next(iter(columns.values()))), self.predict_batch_size):
+            stop = start + self.predict_batch_size
+            batch = {name: column[start:stop].to(self.model_.device) for name, column in columns.items()}
+            yield self._finite(self.model_.encoder(**batch))
+
+    def _finite(self, memory: Tensor) -> Tensor:
+        if not bool(torch.isfinite(memory).all()):
+            raise ValueError(f"Training diverged to NaN: wanted a learning_rate below {self.learning_rate:g}.")
+        return memory
 
 
 class GoRRegressor(OrdinalRegressor):
@@ -241,7 +306,8 @@ class GoRRegressor(OrdinalRegressor):
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
         width, layers, heads, dropout: Of the decoder; dropout of the FFN too.
         strategy: Name in `gor_head.training.STRATEGIES`; `"paper"` is curriculum and n-gram.
-        finetune: `"dpo"` (preferences among beam candidates) or `"grpo"` (reward −|ŷ−y|) after training, or None.
+        finetune: `"dpo"` (preferences among beam candidates) or `"grpo"` (reward −|ŷ−y|) after training, or None. It
+            is undone if it does not lower the validation MAE.
         finetune_steps: Steps of that.
         decode: How `predict` reads a number: `"quantile"` (the median), `"greedy"` (paper), `"beam"` (the likeliest of
             four), `"mean"`, `"sample"`, or `"window"` (predecessor).
@@ -346,18 +412,15 @@ class GoRRegressor(OrdinalRegressor):
         """
         check_is_fitted(self, "model_")
         name = decode or self.decode
+        _check_choice("decode", name, DECODES)
         with _own_randomness(_seed(self.random_state)):
-            numbers = [self._decode(memory, name) for memory in self._batches(X)]
-        return torch.cat(numbers).numpy()
+            return _numpy(self._decode(memory, name) for memory in self._batches(X))
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> NDArray[np.float64]:
         """Exact quantiles of each row's predictive distribution, `[n, Q]`, for levels in 0..1."""
         wanted = torch.as_tensor(levels, dtype=torch.float64)
-        numbers = []
-        for memory in self._batches(X):
-            codes = quantile(self.model_, memory, wanted)
-            numbers.append(self.vocabulary_.decode(codes.flatten(0, 1)).view(codes.shape[:2]))
-        return torch.cat(numbers).numpy()
+        codes = (quantile(self.model_, memory, wanted) for memory in self._batches(X))
+        return _numpy(self.vocabulary_.decode(rows.flatten(0, 1)).view(rows.shape[:2]) for rows in codes)
 
     def predict_interval(self, X: Any, low: float = 0.05, high: float = 0.95) -> NDArray[np.float64]:
         """Interval between two quantiles, `[n, 2]`."""
@@ -368,6 +431,7 @@ class GoRRegressor(OrdinalRegressor):
 
         With an offset, the list begins with it.
         """
+        _check_choice("decode", decode, ("greedy", "quantile"))
         steps: list[list[float]] = []
         offset = [self.vocabulary_.offset] if self.vocabulary_.offset else []
         for memory in self._batches(X):
@@ -383,8 +447,6 @@ class GoRRegressor(OrdinalRegressor):
         return self.model_.vocabulary
 
     def _decode(self, memory: Tensor, decode: Decode) -> Tensor:
-        if decode not in DECODES:
-            raise ValueError(f"decode: wanted one of {', '.join(DECODES)}, got {decode!r}.")
         model = self.model_
         if decode == "window":
             return window(model, memory)
@@ -401,55 +463,71 @@ class GoRRegressor(OrdinalRegressor):
     def _number(self, model: Any, memory: Tensor) -> Tensor:
         return self._decode(memory, self.decode)
 
-    def _prepare(self, y: NDArray[np.float64]) -> None:
-        for name, value, known in (
-            ("decode", self.decode, DECODES),
-            ("finetune", self.finetune, (None, "dpo", "grpo")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: wanted one of {', '.join(map(str, known))}, got {value!r}.")
-        given = self.vocabulary
-        self._fitted = given if isinstance(given, CoDiVocabulary) else CoDiVocabulary.fit(y, **(given or {}))
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        if not isinstance(self.vocabulary, CoDiVocabulary | dict | None):
+            raise ValueError(
+                f"vocabulary: wanted a CoDiVocabulary, arguments of its fit (a dict), or None, got {self.vocabulary!r}."
+            )
+        _check_choice("decoder", self.decoder, DECODERS)
+        _check_choice("strategy", self.strategy, STRATEGIES)
+        _check_choice("finetune", self.finetune, (None, "dpo", "grpo"))
+        _check_choice("decode", self.decode, DECODES)
+        _check_choice("huber_of", self.huber_of, get_args(HuberOf))
+        _check_whole(self, "width", "layers", "heads", "finetune_steps")
 
-    def _targets(self, y: NDArray[np.float64]) -> dict[str, Tensor]:
+    def _prepare(self, y: NDArray[Any]) -> None:
+        given = self.vocabulary
+        # A copy counts the labels that it clips; what was given stays as it was.
+        self._fitted = copy(given) if isinstance(given, CoDiVocabulary) else CoDiVocabulary.fit(y, **(given or {}))
+
+    def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
         return {"codes": torch.from_numpy(self._fitted.encode(y))} if len(y) else {"codes": torch.zeros(0, 1).short()}
 
     def _model(self) -> GoRModel:
-        config = GoRConfig(
-            self._fitted.to_dict(),
-            encoder=self._encoder(),
-            decoder=self.decoder,
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            dropout=self.dropout,
-            strategy=self.strategy,
-            nll_weight=self.nll_weight,
-            huber_weight=self.huber_weight,
-            huber_of=self.huber_of,
-            huber_delta=self.huber_delta,
-        )
-        return GoRModel(config)
+        settings = {
+            "encoder": self._encoder(),
+            "decoder": self.decoder,
+            "width": self.width,
+            "layers": self.layers,
+            "heads": self.heads,
+            "dropout": self.dropout,
+            "strategy": self.strategy,
+            "nll_weight": self.nll_weight,
+            "huber_weight": self.huber_weight,
+            "huber_of": self.huber_of,
+            "huber_delta": self.huber_delta,
+        }
+        return GoRModel(GoRConfig(self._fitted.to_dict(), **_as_json(settings)))
 
-    def _after(self, train: Rows, validation: Rows, scratch: str) -> None:
+    def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         if self.finetune is None:
             return
         supervised = self.model_.strategy
+        before = {name: weight.clone() for name, weight in self.model_.state_dict().items()}
         self.model_.eval()
         rows = train
         if self.finetune == "dpo":
-            rows, statistics = preference_rows(self.model_, train)
+            try:
+                rows, statistics = preference_rows(self.model_, train)
+            except ValueError as error:
+                warnings.warn(f"finetune: {error} The model stays as it was before.", stacklevel=3)
+                return
             self.preferences_: PreferenceStatistics = statistics
             self.model_.strategy = DPO()
         else:
             self.model_.strategy = GRPO()
-        self._train(rows, validation, self.finetune_steps, str(Path(self.output_dir or scratch) / self.finetune))
+        tuned = self._train(rows, validation, self.finetune_steps, str(Path(directory) / self.finetune))
         self.model_.strategy = supervised
+        mae, tuned_mae = trainer.state.best_metric, tuned.state.best_metric
+        if mae is not None and tuned_mae is not None and tuned_mae >= mae:
+            self.model_.load_state_dict(before)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        offset = (self.vocabulary if isinstance(self.vocabulary, dict) else {}).get("offset")
-        tags.target_tags.positive_only = offset is None
+        given = self.vocabulary
+        shifted = given.grid.offset if isinstance(given, CoDiVocabulary) else (given or {}).get("offset")
+        tags.target_tags.positive_only = not shifted
         tags.non_deterministic = self.random_state is None
         return tags
 
@@ -502,26 +580,28 @@ class DirectRegressor(OrdinalRegressor):
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Numbers for rows of X, `[n]`."""
-        return torch.cat([self._number(self.model_, memory) for memory in self._batches(X)]).numpy()
+        return _numpy(self._number(self.model_, memory) for memory in self._batches(X))
 
     @torch.no_grad()
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> NDArray[np.float64]:
         """Quantiles `[n, Q]`, of heads that have a distribution."""
         wanted = torch.as_tensor(levels, dtype=torch.float64)
-        outputs = [self.model_.outputs(memory) for memory in self._batches(X)]
-        return self.model_.head.quantiles(torch.cat(outputs), wanted).numpy()
+        outputs = (self.model_.outputs(memory) for memory in self._batches(X))
+        return _numpy(self.model_.head.quantiles(rows, wanted) for rows in outputs)
 
     @torch.no_grad()
     def _number(self, model: Any, memory: Tensor) -> Tensor:
         return model.head.predict(model.outputs(memory))
 
-    def _prepare(self, y: NDArray[np.float64]) -> None:
-        if self.head not in HEADS:
-            raise ValueError(f"head: wanted one of {', '.join(HEADS)}, got {self.head!r}.")
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        _check_choice("head", self.head, HEADS)
+
+    def _prepare(self, y: NDArray[Any]) -> None:
         self._settings = HEADS[self.head].settings(y)
 
     def _model(self) -> DirectModel:
-        return DirectModel(DirectConfig(self._encoder(), self.head, self._settings))
+        return DirectModel(DirectConfig(_as_json(self._encoder()), self.head, self._settings))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -532,21 +612,77 @@ class DirectRegressor(OrdinalRegressor):
 _MEDIAN = torch.tensor([0.5], dtype=torch.float64)
 
 
-def _is_number(dtype: Any) -> bool:
-    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+def _numpy(parts: Iterable[Tensor]) -> NDArray[np.float64]:
+    return torch.cat(list(parts)).cpu().numpy()
+
+
+def _is_mixed(X: Any) -> bool:
+    return isinstance(X, pd.DataFrame) and not all(map(is_number, X.dtypes))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: wanted one of {', '.join(map(str, known))}, got {value!r}.")
+
+
+def _check_whole(estimator: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(estimator, name)
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}: wanted a whole number from 1, got {value!r}.")
+
+
+def _refuse_text(y: Any) -> None:
+    """Text that looks like numbers would be taken for numbers."""
+    array = np.asarray(y)
+    if array.dtype.kind in "OSUT":
+        for row, value in enumerate(array.flat):
+            if isinstance(value, str | bytes):
+                raise ValueError(f"y: wanted numbers, got text in row {row}: {str(value)!r}.")
+
+
+def _pixels(X: Any) -> Tensor:
+    pixels = torch.as_tensor(X)
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels) or not pixels.is_floating_point():
+        raise ValueError(
+            f"X: wanted floats of shape (n, 3, height, width), n from 1, got {pixels.dtype} of {tuple(pixels.shape)}."
+        )
+    finite = torch.isfinite(pixels).flatten(1).all(dim=1)
+    if not finite.all():
+        raise ValueError(f"X: image {int(finite.long().argmin())} holds NaN or infinity, wanted finite numbers.")
+    return pixels.float()
+
+
+def _weighted_mae(evaluation: EvalPrediction, weight: NDArray[np.float64]) -> dict[str, float]:
+    error = np.abs(np.asarray(evaluation.predictions) - np.asarray(evaluation.label_ids))
+    return {"mae": float(np.average(error, weights=weight))}
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: numpy's scalars and arrays as Python's, paths as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"settings: wanted what JSON can hold, got {value!r}.")
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=_plain))
 
 
 def _seed(random_state: Any) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
-    generator = random_state if random_state is not None else np.random.RandomState()
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
+    # Not scikit-learn's answer to None, the global generator: that one is left alone.
+    generator = check_random_state(np.random.RandomState() if random_state is None else random_state)
     return int(generator.randint(2**31 - 1))
-
-
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 @contextmanager
@@ -554,9 +690,23 @@ def _own_randomness(seed: int) -> Iterator[None]:
     """Random numbers from a seed inside, and those of the caller afterwards as if nothing had been drawn."""
     before, numpy_before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
-        set_seed(seed)
         try:
+            set_seed(seed)
             yield
         finally:
             random.setstate(before)
             np.random.set_state(numpy_before)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No bars over the writing of checkpoints, and no remarks on files that nobody asked for; undone afterwards."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -9,6 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+FARTHEST = 1e4
+"""Deviations from the mean to which numbers are cut: of n training rows none is farther than √n, and what a network
+makes of 1e30 is no number."""
+
 
 @dataclass(frozen=True)
 class TableFeatures:
@@ -16,14 +20,14 @@ class TableFeatures:
 
     Args:
         names: Column names; positions for an array.
-        mean: Of each numeric column; NaN for a categorical one.
-        scale: Standard deviation of each numeric column, 1 where it is 0; NaN for a categorical one.
+        mean: Of each numeric column; None for a categorical one.
+        scale: Standard deviation of each numeric column, 1 where it is 0; None for a categorical one.
         categories: Known categories of each categorical column, as text; None for a numeric one.
     """
 
     names: list[str]
-    mean: list[float]
-    scale: list[float]
+    mean: list[float | None]
+    scale: list[float | None]
     categories: list[list[str] | None]
 
     @classmethod
@@ -31,19 +35,27 @@ class TableFeatures:
         """Learn means, scales and categories from a DataFrame or a numeric array `[n, F]`.
 
         In a DataFrame, columns of text, bool or pandas' categorical type are categorical; the others must be numeric.
+
+        Raises:
+            ValueError: If a column is of another type, or a value is missing or infinite.
         """
         names, columns = _columns(X)
-        mean: list[float] = []
-        scale: list[float] = []
+        mean: list[float | None] = []
+        scale: list[float | None] = []
         categories: list[list[str] | None] = []
-        for column in columns:
+        for name, column in zip(names, columns, strict=True):
             if column.dtype.kind == "O":
-                mean.append(np.nan)
-                scale.append(np.nan)
+                mean.append(None)
+                scale.append(None)
                 categories.append(sorted(set(column)))
             else:
-                mean.append(float(column.mean()))
-                deviation = float(column.std())
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean.append(float(column.mean()))
+                    deviation = float(column.std())
+                if not np.isfinite(deviation):
+                    raise ValueError(
+                        f"X: column {name!r}: wanted numbers whose squares can be added, got {np.abs(column).max():g}."
+                    )
                 # Sums of equal numbers may differ by rounding; that is no scale to divide by.
                 scale.append(deviation if deviation > 1e-12 * max(1.0, float(np.abs(column).max())) else 1.0)
                 categories.append(None)
@@ -53,23 +65,26 @@ class TableFeatures:
         """Columns `numeric` float32 `[n, F]` and `categorical` int64 `[n, C]`, whichever there are.
 
         A category that training rows do not have becomes id 0.
+
+        Raises:
+            ValueError: If columns are not of the kinds that training had, or hold what [`TableFeatures.fit`] refuses.
         """
-        names, columns = _columns(X)
-        if len(names) != len(self.names):
-            raise ValueError(f"X: wanted {len(self.names)} columns, got {len(names)}.")
+        _, columns = _columns(X)
+        if len(columns) != len(self.names):
+            raise ValueError(f"X: wanted {len(self.names)} columns, got {len(columns)}.")
         numeric: list[NDArray[Any]] = []
         categorical: list[NDArray[Any]] = []
         for name, column, mean, scale, known in zip(
-            names, columns, self.mean, self.scale, self.categories, strict=True
+            self.names, columns, self.mean, self.scale, self.categories, strict=True
         ):
             if (column.dtype.kind == "O") != (known is not None):
                 wanted = "numbers" if known is None else "categories"
                 raise ValueError(f"X: column {name!r}: wanted {wanted}, as in training, got {column[0]!r}.")
-            if known is None:
-                numeric.append((column - mean) / scale)
-            else:
+            if known is not None:
                 ids = {category: i + 1 for i, category in enumerate(known)}
                 categorical.append(np.array([ids.get(value, 0) for value in column], dtype=np.int64))
+            elif mean is not None and scale is not None:
+                numeric.append(((column - mean) / scale).clip(-FARTHEST, FARTHEST))
         table: dict[str, Tensor] = {}
         if numeric:
             table["numeric"] = torch.from_numpy(np.stack(numeric, axis=1).astype(np.float32))
@@ -83,27 +98,39 @@ class TableFeatures:
         return {"numeric": len(self.names) - len(known), "categories": known}
 
 
+def is_number(dtype: Any) -> bool:
+    """Whether a column of this type is read as numbers; bool is a category."""
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+
+
+def _is_category(dtype: Any) -> bool:
+    kinds = pd.api.types
+    return isinstance(dtype, pd.CategoricalDtype) or kinds.is_bool_dtype(dtype) or kinds.is_string_dtype(dtype)
+
+
 def _columns(X: Any) -> tuple[list[str], list[NDArray[Any]]]:
     """Names, and columns as float64 or as objects holding text."""
+    if len(X) == 0:
+        raise ValueError("X: wanted one or more rows, got none.")
     if not isinstance(X, pd.DataFrame):
         array = np.asarray(X, dtype=np.float64)
         return [str(i) for i in range(array.shape[1])], list(array.T)
     columns = []
-    for name in X.columns:
-        series = X[name]
-        missing = int(series.isna().sum())
-        if missing:
-            row = int(np.flatnonzero(series.isna().to_numpy())[0])
-            raise ValueError(f"X: column {name!r} has {missing} missing values (NaN), the first in row {row}.")
-        if (
-            isinstance(series.dtype, pd.CategoricalDtype)
-            or not pd.api.types.is_numeric_dtype(series)
-            or series.dtype == bool
-        ):
-            columns.append(series.astype(str).to_numpy(dtype=object))
-        else:
+    for name, given in X.items():
+        missing = np.flatnonzero(given.isna().to_numpy())
+        if len(missing):
+            raise ValueError(
+                f"X: column {name!r} has {len(missing)} missing values (NaN), the first in row {missing[0]}."
+            )
+        # Numbers in a column of objects are numbers.
+        series = given.infer_objects()
+        if is_number(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype):
             values = series.to_numpy(dtype=np.float64)
             if not np.isfinite(values).all():
                 raise ValueError(f"X: column {name!r} holds infinity in row {int(np.argmin(np.isfinite(values)))}.")
             columns.append(values)
+        elif _is_category(given.dtype) or pd.api.types.is_object_dtype(series.dtype):
+            columns.append(series.astype(str).to_numpy(dtype=object))
+        else:
+            raise ValueError(f"X: column {name!r}: wanted numbers, text, bool or categories, got {series.dtype}.")
     return [str(name) for name in X.columns], columns
