@@ -79,7 +79,9 @@ class TableFeatures:
         ):
             if (column.dtype.kind == "O") != (known is not None):
                 wanted = "numbers" if known is None else "categories"
-                raise ValueError(f"X: column {name!r}: wanted {wanted}, as in training, got {column[0]!r}.")
+                raise ValueError(
+                    f"X: column {name!r}: wanted {wanted}, as in training, got {column[:1].tolist()[0]!r}."
+                )
             if known is not None:
                 ids = {category: i + 1 for i, category in enumerate(known)}
                 categorical.append(np.array([ids.get(value, 0) for value in column], dtype=np.int64))

@@ -33,12 +33,12 @@ METHODS: dict[str, Method] = {
         Method(
             "gor",
             GoRRegressor,
-            {f"GoR ({decode})": {"decode": decode} for decode in ("quantile", "greedy", "mean")},
+            {f"GoR ({decode})": {"decode": decode} for decode in ("quantile", "greedy")},
         ),
         # As the paper reports it: its strategies and its λ.
         Method(
             "gor_paper",
-            partial(GoRRegressor, strategy="paper", huber_weight=10.0),
+            partial(GoRRegressor, strategy="paper", huber_weight=10.0, huber_scale=1.0),
             {"GoR paper (greedy)": {"decode": "greedy"}, "GoR paper (quantile)": {"decode": "quantile"}},
         ),
         # The predecessor: no pruning, λ's weight on the likelihood, expectations in a window of ids.
@@ -50,6 +50,7 @@ METHODS: dict[str, Method] = {
                 strategy="curriculum",
                 nll_weight=10.0,
                 huber_weight=1.0,
+                huber_scale=1.0,
                 huber_of="window",
                 decode="window",
             ),

@@ -130,7 +130,9 @@ class GoRConfig(PretrainedConfig):
         huber_weight: λ of equation 7 (paper: 10). 0 leaves the Huber loss out.
         huber_of: `"expectation"` (sum of expected tokens under the true prefixes), `"window"` (the same within ±10 ids
             of the likeliest) or `"exact"` (mean of the predictive distribution, for vocabularies of up to 4 096 codes).
-        huber_delta: δ, in label units.
+        huber_delta: δ, in units of `huber_scale`.
+        huber_scale: Unit of the Huber loss's error, in label units (paper: 1). A standard deviation of the labels makes
+            λ mean the same for grades and for spendings in cents.
     """
 
     model_type = "gor"
@@ -149,6 +151,7 @@ class GoRConfig(PretrainedConfig):
         huber_weight: float = 10.0,
         huber_of: losses.HuberOf = "expectation",
         huber_delta: float = 1.0,
+        huber_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self.vocabulary = vocabulary
@@ -163,6 +166,7 @@ class GoRConfig(PretrainedConfig):
         self.huber_weight = huber_weight
         self.huber_of = huber_of
         self.huber_delta = huber_delta
+        self.huber_scale = huber_scale
         super().__init__(**kwargs)
 
 
@@ -291,7 +295,9 @@ class GoRModel(OrdinalModel):
         else:
             summed = losses.expected_sum if config.huber_of == "expectation" else losses.windowed_sum
             prediction = summed(log_probs, codes, self.values) + self.vocabulary.offset
-        return loss + config.huber_weight * losses.huber(prediction, labels, config.huber_delta)
+        return loss + config.huber_weight * losses.huber(
+            prediction / config.huber_scale, labels / config.huber_scale, config.huber_delta
+        )
 
 
 def shift_right(codes: Tensor) -> Tensor:

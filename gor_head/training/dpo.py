@@ -81,15 +81,15 @@ def preference_rows(
 ) -> tuple[Rows, PreferenceStatistics]:
     """Pairs of codes from the model's own beams, one per row where the beams differ.
 
-    Candidates are deduplicated by number. Chosen is the least |ŷ − y|; rejected is the likeliest candidate whose error
-    is larger by more than `gap`; rows without one are ties and left out, and counted.
+    Candidates differ in number, for no number has two legal codes. Chosen is the least |ŷ − y|; rejected is the
+    likeliest candidate whose error is larger by more than `gap`; rows without one are ties and left out, and counted.
 
     Args:
         model: A trained model, in evaluation mode; it is π₀ of [`DPO`].
         rows: Training rows with `labels` and `codes`.
         width: Beams.
         gap: In label units, ≥ 0.
-        own_code: Whether the label's own code is a candidate too, and so the chosen one.
+        own_code: Whether the label's own code is the chosen one, be it among the candidates or not.
         batch_size: Rows decoded together.
 
     Returns:
@@ -112,8 +112,6 @@ def preference_rows(
         codes = F.pad(codes, (0, longest - codes.shape[2]), value=PAD)
         numbers = model.vocabulary.decode(codes.flatten(0, 1)).view(scores.shape)
         errors = (numbers - labels[:, None]).abs().masked_fill(scores == -torch.inf, torch.inf)
-        repeated = (numbers[:, :, None] == numbers[:, None, :]).tril(-1).any(dim=2)
-        errors = errors.masked_fill(repeated, torch.inf)
         best, choice = errors.min(dim=1)
         chosen = codes[torch.arange(len(codes)), choice]
         if own_code:
