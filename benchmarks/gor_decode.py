@@ -10,13 +10,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from gor_head import CoDiVocabulary
 from gor_head.decoding.beam import beam
@@ -27,6 +28,7 @@ from gor_head.vocabulary import EOS, PAD, SOS
 
 FEATURES, STEPS = 32, 300
 ENCODER = {"kind": "ffn", "numeric": FEATURES}
+M = TypeVar("M", bound=nn.Module)
 MEDIAN = torch.tensor([0.5], dtype=torch.float64)
 
 
@@ -66,6 +68,12 @@ def naive_greedy(model: GoRModel, memory: Tensor) -> Tensor:
     return ids[:, 1:]
 
 
+def moved(model: M, device: str) -> M:
+    """A model on a device."""
+    nn.Module.to(model, device)
+    return model
+
+
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:
     """Median time of a call, after one that does not count."""
     call()
@@ -86,10 +94,10 @@ def measure(decoder: str, batches: list[int], repeats: int) -> dict[str, Any]:
     features, labels = problem(8192)
     vocabulary = CoDiVocabulary.fit(labels, resolution=0.1)
     config = GoRConfig(vocabulary.to_dict(), ENCODER, decoder=decoder, strategy="teacher_forcing")
-    model = GoRModel(config).to(device)
+    model = moved(GoRModel(config), device)
     train(model, features, labels)
     settings = {"location": 0.0, "scale": 1.0}
-    head = DirectModel(DirectConfig(ENCODER, "l1", settings)).to(device).eval()
+    head = moved(DirectModel(DirectConfig(ENCODER, "l1", settings)), device).eval()
 
     def l1(x: Tensor) -> Tensor:
         return head.head.predict(head.outputs(head.encoder(numeric=x)))
@@ -105,7 +113,7 @@ def measure(decoder: str, batches: list[int], repeats: int) -> dict[str, Any]:
     with torch.no_grad():
         for batch in batches:
             x = features[torch.arange(batch) % len(features)].to(device)
-            speed = {name: batch / median_seconds(lambda way=way: way(x), repeats) for name, way in ways.items()}
+            speed = {name: batch / median_seconds(partial(way, x), repeats) for name, way in ways.items()}
             codes, plain = ways["greedy"](x), ways["naive"](x)
             ended = (plain == EOS).cumsum(dim=1)
             plain = plain.masked_fill((ended > 0) & (plain != EOS), PAD)[:, : codes.shape[1]]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.gor_decode import ENCODER, median_seconds, problem, train
+from benchmarks.gor_decode import ENCODER, median_seconds, moved, problem, train
 from gor_head import CoDiVocabulary
 from gor_head.model import GoRConfig, GoRModel
 from gor_head.training import STRATEGIES
@@ -29,7 +29,8 @@ def measure(decoder: str, batch: int, repeats: int) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     features, labels = problem(max(batch, 8192))
     vocabulary = CoDiVocabulary.fit(labels, resolution=0.1)
-    model = GoRModel(GoRConfig(vocabulary.to_dict(), ENCODER, decoder=decoder, strategy="teacher_forcing")).to(device)
+    config = GoRConfig(vocabulary.to_dict(), ENCODER, decoder=decoder, strategy="teacher_forcing")
+    model = moved(GoRModel(config), device)
     train(model, features, labels)
     rows = {
         "numeric": features[:batch],
