@@ -1,4 +1,4 @@
-"""Figures about a vocabulary."""
+"""Figures about a vocabulary and about predictions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,11 @@ from gor_head.vocabulary import CoDiVocabulary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from gor_head.estimator import GoRRegressor
+
+COLUMNS = 3
+"""Rows of data side by side in [`refinement`]."""
 
 
 def token_frequencies(vocabulary: CoDiVocabulary, path: str | Path) -> None:
@@ -55,4 +60,55 @@ def frequency_figure(summary: dict[str, Any]) -> "Figure":
         axis.set_ylabel("occurrences of the token")
         axis.set_title(f"{stage} CoDi: vocabulary of {usage['size']}, codes of {usage['mean_length']:.2f} tokens")
     axes[-1].set_xlabel("token value, units of the label")
+    return figure
+
+
+def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, truth: Any = None) -> None:
+    """Draw how each prediction comes about, token by token: what is left of the range after every step.
+
+    Args:
+        regressor: A fitted [`gor_head.GoRRegressor`].
+        X: A few rows, as in `predict`.
+        path: Image file to write; its folder must exist.
+        truth: Their labels, drawn as dashed lines.
+    """
+    refinement_figure(regressor, X, truth).savefig(path, dpi=120)
+
+
+def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "Figure":
+    """The figure of [`refinement`]: a panel per row; a bar is the interval of numbers whose code begins so, a point the
+    sum so far. The first interval, and any other without an upper end, is cut at the largest training token's sum."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    vocabulary = regressor.vocabulary_
+    steps = regressor.explain(X)
+    intervals = regressor.predict_interval(X)
+    lines = -(-len(steps) // COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(lines, COLUMNS, sharey=True, squeeze=False).flat
+    ids = {float(value): place for place, value in enumerate(vocabulary.values)}
+    top = max(float(intervals.max()), *([] if truth is None else [float(max(truth))])) * 1.15
+    for row, (axis, added) in enumerate(zip(panels, steps, strict=False)):
+        tokens = added[1:] if vocabulary.offset else added
+        sums, prefix = [], []
+        for step in range(len(tokens) + 1):
+            low, high = vocabulary.bounds(prefix)
+            sums.append(low)
+            axis.plot(
+                [step, step], [low, min(high, top)], color="tab:blue", alpha=0.35, linewidth=7, solid_capstyle="butt"
+            )
+            if step < len(tokens):
+                prefix.append(ids[tokens[step]])
+        axis.plot(range(len(sums)), sums, "o-", color="tab:blue", markersize=4, label="sum so far")
+        end = len(sums)
+        axis.plot([end, end], intervals[row], color="tab:red", linewidth=3, label="5 % to 95 %")
+        if truth is not None:
+            axis.axhline(truth[row], color="0.3", linestyle="--", linewidth=1, label="label")
+        axis.set_xticks(range(end + 1), ["start", *(f"+{token:g}" for token in tokens), ""])
+        axis.set_title(f"{' + '.join(f'{value:g}' for value in added) or '0'} = {sums[-1]:g}", fontsize=9)
+    for axis in list(panels):
+        axis.set_visible(False)
+    figure.axes[0].legend(fontsize=8)
     return figure

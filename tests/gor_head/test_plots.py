@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gor_head import CoDiVocabulary
-from gor_head.plots import frequency_figure, token_frequencies
+from gor_head import CoDiVocabulary, GoRRegressor
+from gor_head.plots import frequency_figure, refinement, refinement_figure, token_frequencies
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,20 @@ def test_vocabulary_without_counts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wanted at least 1 value token, got none; all labels are zero"):
         token_frequencies(CoDiVocabulary.fit([0, 0]), path)
     assert not path.exists()
+
+
+def test_refinement_draws_every_row_and_its_sums(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(60, 2))
+    labels = np.round(30 + 10 * features[:, 0].clip(-2, 2))
+    regressor = GoRRegressor(max_steps=5, width=8, layers=1, random_state=0).fit(features, labels)
+    figure = refinement_figure(regressor, features[:4], labels[:4])
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 4
+    predictions = regressor.predict(features[:4])
+    for axes, prediction in zip(shown, predictions, strict=True):
+        sums = next(line for line in axes.lines if line.get_label() == "sum so far").get_ydata()
+        assert sums[0] == 0 and sums[-1] == prediction
+        assert axes.get_title().endswith(f"= {prediction:g}")
+    refinement(regressor, features[:4], tmp_path / "refinement.png")
+    assert (tmp_path / "refinement.png").stat().st_size > 1000
