@@ -87,12 +87,13 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
     lines = -(-len(steps) // COLUMNS)
     figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(lines, COLUMNS, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(lines, COLUMNS, sharey=True, squeeze=False).flat)
     ids = {float(value): place for place, value in enumerate(vocabulary.values)}
     top = max(float(intervals.max()), *([] if truth is None else [float(max(truth))])) * 1.15
     for row, (axis, added) in enumerate(zip(panels, steps, strict=False)):
         tokens = added[1:] if vocabulary.offset else added
-        sums, prefix = [], []
+        sums: list[float] = []
+        prefix: list[int] = []
         for step in range(len(tokens) + 1):
             low, high = vocabulary.bounds(prefix)
             sums.append(low)
@@ -108,7 +109,7 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
             axis.axhline(truth[row], color="0.3", linestyle="--", linewidth=1, label="label")
         axis.set_xticks(range(end + 1), ["start", *(f"+{token:g}" for token in tokens), ""])
         axis.set_title(f"{' + '.join(f'{value:g}' for value in added) or '0'} = {sums[-1]:g}", fontsize=9)
-    for axis in list(panels):
+    for axis in panels[len(steps) :]:
         axis.set_visible(False)
     figure.axes[0].legend(fontsize=8)
     return figure
