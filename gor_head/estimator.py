@@ -75,11 +75,9 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         """
         self._check_settings()
         columns, y = self._read_labelled(X, y)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, y, dtype=np.float64)
-        if weight is not None and not (weight.min() >= 0 and weight.sum() > 0):
-            raise ValueError(
-                f"sample_weight: wanted numbers from 0 on, not all 0, got {weight.min():g} to {weight.max():g}."
-            )
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
         # A row without weight is no row: neither vocabulary nor validation may know its label.
         used = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
         quiet = nullcontext() if self.verbose else _silence()
@@ -239,39 +237,39 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         weighted = {}
         if stopping and "sample_weight" in validation.columns:
             weighted["compute_metrics"] = partial(_weighted_mae, weight=validation.columns["sample_weight"].numpy())
-        arguments = TrainingArguments(
-            output_dir=directory,
-            per_device_train_batch_size=batch,
-            per_device_eval_batch_size=self.predict_batch_size,
-            max_steps=steps,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            eval_strategy="steps" if stopping else "no",
-            eval_steps=every,
-            save_strategy="best" if stopping else "steps" if self.output_dir else "no",
-            save_steps=every,
-            save_total_limit=1,
-            save_only_model=self.output_dir is None,
-            load_best_model_at_end=stopping,
-            metric_for_best_model="mae",
-            greater_is_better=False,
-            logging_steps=every,
-            seed=_seed(self.random_state),
-            report_to=[],
-            disable_tqdm=not self.verbose,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-            use_cpu=not torch.cuda.is_available(),
-        )
+        arguments = {
+            "output_dir": directory,
+            "per_device_train_batch_size": batch,
+            "per_device_eval_batch_size": self.predict_batch_size,
+            "max_steps": steps,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": "constant",
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "eval_strategy": "steps" if stopping else "no",
+            "eval_steps": every,
+            "save_strategy": "best" if stopping else "steps" if self.output_dir else "no",
+            "save_steps": every,
+            "save_total_limit": 1,
+            "save_only_model": self.output_dir is None,
+            "load_best_model_at_end": stopping,
+            "metric_for_best_model": "mae",
+            "greater_is_better": False,
+            "logging_steps": every,
+            "seed": _seed(self.random_state),
+            "report_to": [],
+            "disable_tqdm": not self.verbose,
+            "dataloader_pin_memory": False,
+            "remove_unused_columns": False,
+            "use_cpu": not torch.cuda.is_available(),
+        }
         trainer = OrdinalTrainer(
             model=self.model_,
-            args=arguments,
+            args=TrainingArguments(**_as_json(arguments)),
             train_dataset=train,
             eval_dataset=validation if stopping else None,
             read=lambda model, memory: self._number(model, self._finite(memory)),
-            callbacks=[EarlyStoppingCallback(self.patience)] if stopping else [],
+            callbacks=[EarlyStoppingCallback(int(self.patience))] if stopping else [],
             **weighted,
         )
         if not self.verbose:
@@ -649,7 +647,7 @@ def _refuse_text(y: Any) -> None:
     """Text that looks like numbers would be taken for numbers."""
     array = np.asarray(y)
     if array.dtype.kind in "OSUT":
-        for row, value in enumerate(array.flat):
+        for row, value in enumerate(np.asarray(y, dtype=object).flat):
             if isinstance(value, str | bytes):
                 raise ValueError(f"y: wanted numbers, got text in row {row}: {str(value)!r}.")
 
@@ -672,7 +670,7 @@ def _weighted_mae(evaluation: EvalPrediction, weight: NDArray[np.float64]) -> di
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: numpy's scalars and arrays as Python's, paths as text."""
+    """For JSON: numpy's numbers and arrays as Python's, paths as text."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):
@@ -681,6 +679,7 @@ def _plain(value: Any) -> Any:
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a file would give them back: what takes an int may refuse numpy's."""
     return json.loads(json.dumps(settings, default=_plain))
 
 
