@@ -24,13 +24,18 @@ def walk(model: GoRModel, memory: Tensor, choose: Choose) -> Tensor:
 
     Returns:
         Token ids, `[B, T]`, every code with EOS, then PAD; T is the longest code's length.
+
+    Raises:
+        ValueError: If a row does not end, as when its memory or the weights are NaN.
     """
     rows = torch.arange(len(memory), device=memory.device)
     last = torch.full_like(rows, SOS)
     state = model.intervals.start(len(memory))
     cache = model.decoder.start(memory)
     columns: list[Tensor] = []
-    while len(rows):
+    for _ in range(model.vocabulary.max_length + 1):
+        if not len(rows):
+            break
         log_probs, cache = model.step(last, cache, state)
         last = choose(log_probs, rows)
         state = model.intervals.advance(state, last)
@@ -39,4 +44,6 @@ def walk(model: GoRModel, memory: Tensor, choose: Choose) -> Tensor:
         if len(going) < len(rows):
             rows, last, cache = rows[going], last[going], select(cache, going)
             state = Prefixes(*(part[going] for part in vars(state).values()))
+    if len(rows):
+        raise ValueError(f"decoding: {len(rows)} of {len(memory)} rows did not end; are memory and weights numbers?")
     return torch.stack(columns, dim=1) if columns else torch.zeros(0, 1, dtype=torch.int64, device=memory.device)

@@ -309,6 +309,15 @@ def test_decoding_of_no_rows() -> None:
     assert len(mean(model, memory)[0]) == 0 and beam(model, memory)[1].shape == (0, 4)
 
 
+@pytest.mark.parametrize("kind", DECODER_KINDS)
+def test_rows_that_are_no_numbers_are_counted_and_not_decoded_forever(kind: str) -> None:
+    model, memory = tiny(COINS, kind), memory_of(5)
+    memory[1:3] = math.nan
+    for decode in (greedy, window, lambda model, memory: quantile(model, memory, torch.tensor([0.5]))):
+        with pytest.raises(ValueError, match="2 of 5 rows did not end; are memory and weights numbers"):
+            decode(model, memory)
+
+
 def test_decoding_keeps_no_graph() -> None:
     model, memory = tiny(COINS), memory_of(3).requires_grad_()
     assert not mean(model, memory)[0].requires_grad and not beam(model, memory)[1].requires_grad
