@@ -199,9 +199,10 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
     def _read_labelled(self, X: Any, y: Any) -> tuple[dict[str, Tensor], NDArray[Any]]:
         """Encoder inputs and labels of training rows; learns how the columns are read."""
         _refuse_text(y)
-        if self._encoder_kind != "ffn":
+        images = self._encoder_kind != "ffn"
+        if images:
             X = _pixels(X)
-        if isinstance(X, Tensor) or _is_mixed(X):
+        if images or _is_mixed(X):
             y = validate_data(self, y=y, y_numeric=True)
             validate_data(self, X, skip_check_array=True)
             check_consistent_length(X, y)
@@ -213,7 +214,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
                 f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest {y.min():g}); "
                 "vocabulary={'offset': 'min'} codes the distance from the smallest."
             )
-        self.features_ = None if isinstance(X, Tensor) else TableFeatures.fit(X)
+        self.features_ = None if images else TableFeatures.fit(X)
         return self._columns(X), y
 
     def _read(self, X: Any) -> dict[str, Tensor]:
@@ -232,8 +233,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
     def _train(self, train: Rows, validation: Rows, steps: int, directory: str) -> OrdinalTrainer:
         batch = min(self.batch_size, len(train))
         stopping = len(validation) > 0
-        # At least one look, at the end.
-        every = min(steps, self.eval_steps or max(25, -(-len(train) // batch)))
+        every = self.eval_steps or max(25, -(-len(train) // batch))
         weighted = {}
         if stopping and "sample_weight" in validation.columns:
             weighted["compute_metrics"] = partial(_weighted_mae, weight=validation.columns["sample_weight"].numpy())

@@ -502,6 +502,19 @@ def test_images_are_saved_too(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded.predict(IMAGES), expected)
 
 
+def test_an_image_model_of_torchvision_trains() -> None:
+    model = quick(encoder={"kind": "torchvision", "name": "shufflenet_v2_x0_5"}, max_steps=1).fit(IMAGES, Y[:12])
+    assert np.isfinite(model.predict(IMAGES)).all()
+
+
+@EACH
+def test_tensors_lists_and_arrays_are_the_same_table(make: Callable[..., OrdinalRegressor]) -> None:
+    expected = make().fit(X, Y).predict(X)
+    for kind in (torch.from_numpy, np.ndarray.tolist, pd.DataFrame):
+        np.testing.assert_array_equal(make().fit(kind(X), Y.tolist()).predict(kind(X)), expected)
+    np.testing.assert_array_equal(make().fit(X, torch.from_numpy(Y)).predict(X), expected)
+
+
 def test_a_directory_that_holds_something_else(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="estimator.json: no such file; a directory written by save_pretrained"):
         GoRRegressor.from_pretrained(tmp_path)
