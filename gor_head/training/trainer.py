@@ -35,7 +35,7 @@ class OrdinalTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Loss at the present share of the training steps."""
-        progress = self.state.global_step / max(1, self.state.max_steps) if model.training else 1.0
+        progress = self.state.global_step / max(1, self.state.max_steps)
         return super().compute_loss(model, inputs | {"progress": progress}, *args, **kwargs)
 
     def prediction_step(
