@@ -1,0 +1,51 @@
+"""Numbers as text of value tokens: 58 is `<gor><+50><+5><+3></gor>`.
+
+The tokens' names carry their values, so that a text can be read without its vocabulary, and whatever a model writes
+between the tags is a number or is not.
+"""
+
+import re
+from decimal import Decimal
+
+from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
+
+OPEN, CLOSE = "<gor>", "</gor>"
+_TOKEN = re.compile(r"<\+([0-9]+(?:\.[0-9]+)?)>")
+_CODE = re.compile(rf"{OPEN}((?:<\+[0-9]+(?:\.[0-9]+)?>)*){CLOSE}")
+
+
+def token_names(vocabulary: CoDiVocabulary) -> list[str]:
+    """Texts of the value tokens, by ascending value: `["<+1>", "<+5>", "<+50>"]`.
+
+    Raises:
+        ValueError: If the vocabulary has an offset: its codes are no sums from 0.
+    """
+    if vocabulary.offset:
+        raise ValueError(f"vocabulary: wanted one without an offset, got {vocabulary.offset:g}.")
+    return [f"<+{_decimal(value)}>" for value in vocabulary.values[FIRST_VALUE:].tolist()]
+
+
+def write_value(vocabulary: CoDiVocabulary, value: float) -> str:
+    """The code of a number as text."""
+    names = token_names(vocabulary)
+    return OPEN + "".join(names[token - FIRST_VALUE] for token in vocabulary.encode(value) if token != EOS) + CLOSE
+
+
+def codes_to_numbers(text: str) -> str:
+    """A text with every whole code replaced by the decimal number that it adds up to; an unfinished one stays.
+
+    Example:
+
+    ```python
+    >>> from gor_head.vlm import codes_to_numbers
+    >>> codes_to_numbers('{"value": <gor><+50><+5><+3></gor>}')
+    '{"value": 58}'
+    ```
+    """
+    return _CODE.sub(lambda match: _decimal(sum(map(Decimal, _TOKEN.findall(match[1])), Decimal(0))), text)
+
+
+def _decimal(value: float | Decimal) -> str:
+    """Shortest decimal without an exponent."""
+    text = format(Decimal(repr(value)) if isinstance(value, float) else value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

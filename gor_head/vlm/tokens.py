@@ -1,0 +1,146 @@
+"""Value tokens in a language model: ids in its tokenizer, rows in its embedding and head, and the LoRA settings that
+train just these rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AddedToken
+
+from gor_head.vlm.text import CLOSE, OPEN, token_names
+from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, CoDiVocabulary
+
+
+@dataclass(frozen=True)
+class ValueTokens:
+    """Where the tokens of a vocabulary stand in a language model.
+
+    Args:
+        vocabulary: The vocabulary.
+        open_id: Id of `<gor>`.
+        close_id: Id of `</gor>`, the end of a code.
+        ids: Ids of the value tokens, by ascending value, `[V]`.
+    """
+
+    vocabulary: CoDiVocabulary
+    open_id: int
+    close_id: int
+    ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, processor: Any, vocabulary: CoDiVocabulary) -> "ValueTokens":
+        """The tokens of a vocabulary in a processor (or tokenizer) that has them.
+
+        Raises:
+            ValueError: If a token is missing: the processor is not the one that was saved with the adapter.
+        """
+        tokenizer = getattr(processor, "tokenizer", processor)
+        known = tokenizer.get_vocab()
+        names = [OPEN, CLOSE, *token_names(vocabulary)]
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(
+                f"processor: {len(missing)} of {len(names)} value tokens are missing, such as {missing[0]!r}; wanted "
+                "the processor that attach made, or that was saved beside the adapter."
+            )
+        open_id, close_id, *ids = (known[name] for name in names)
+        return cls(vocabulary, open_id, close_id, tuple(ids))
+
+    @property
+    def all_ids(self) -> list[int]:
+        """Ids of all tokens, tags included, ascending: the rows that are trained."""
+        return sorted([self.open_id, self.close_id, *self.ids])
+
+    def code_ids(self, size: int, device: torch.device | str = "cpu") -> Tensor:
+        """Id in the vocabulary of each id of the model: EOS for `</gor>`, PAD for what is no value token, `[size]`."""
+        table = torch.full((size,), PAD, dtype=torch.int64)
+        table[self.close_id] = EOS
+        table[torch.tensor(self.ids, dtype=torch.int64)] = torch.arange(FIRST_VALUE, FIRST_VALUE + len(self.ids))
+        return table.to(device)
+
+    def lora_settings(self, model: nn.Module) -> dict[str, Any]:
+        """Arguments of `peft.LoraConfig` that train the rows of these tokens: input rows, and output rows if untied."""
+        inputs, outputs = _names(model)
+        if _is_tied(model):
+            return {"trainable_token_indices": {inputs: self.all_ids}}
+        return {"trainable_token_indices": {inputs: self.all_ids, outputs: self.all_ids}}
+
+
+def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:
+    """Add the tokens of a vocabulary to a model and its processor, in place.
+
+    Ids follow those of the tokenizer. Rows that the model has beyond its tokenizer (Qwen2.5-VL has over 270) are used
+    first; the matrices grow only if these do not suffice, and never shrink. A row is the mean of the rows of its
+    value's digits, moved along one fixed direction by the logarithm of the value, so that near values begin near each
+    other; output rows likewise where they are not tied to the input.
+
+    Args:
+        model: A causal or image-text model of transformers.
+        processor: Its processor or tokenizer.
+        vocabulary: Without an offset.
+
+    Returns:
+        The tokens; `lora_settings` trains them.
+
+    Raises:
+        ValueError: If the vocabulary has an offset or no value token, or some but not all tokens are there already.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    names = token_names(vocabulary)
+    if not names:
+        raise ValueError("vocabulary: wanted at least 1 value token, got none; all labels were zero.")
+    present = [name for name in (OPEN, CLOSE, *names) if name in tokenizer.get_vocab()]
+    if present:
+        raise ValueError(f"processor: already has {len(present)} value tokens, such as {present[0]!r}; wanted none.")
+    # Not special: `skip_special_tokens=True` must not remove them from an answer.
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in (OPEN, CLOSE, *names)])
+    tokens = ValueTokens.of(tokenizer, vocabulary)
+    grow(model, max(tokens.all_ids) + 1)
+    matrices = [model.get_input_embeddings().weight]
+    if not _is_tied(model):
+        matrices.append(model.get_output_embeddings().weight)
+    for matrix in matrices:
+        _initialize(matrix, tokenizer, tokens)
+    return tokens
+
+
+def grow(model: Any, size: int) -> None:
+    """Give a model's matrices at least `size` rows; more than that stay as they are."""
+    if model.get_input_embeddings().weight.shape[0] < size:
+        model.resize_token_embeddings(size, mean_resizing=False)
+
+
+@torch.no_grad()
+def _initialize(matrix: Tensor, tokenizer: Any, tokens: ValueTokens) -> None:
+    """Rows by value: mean of the digits' rows, plus a fixed random direction times the logarithm of the value."""
+    rows = len(tokenizer) - len(tokens.all_ids)
+    scale = matrix[:rows].float().std()
+    values = torch.from_numpy(tokens.vocabulary.values[FIRST_VALUE:]).log()
+    spread = (values - values.mean()) / values.std(correction=0).clamp(min=1.0)
+    direction = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device)
+    names = token_names(tokens.vocabulary)
+    for name, place, token in zip(names, spread.tolist(), tokens.ids, strict=True):
+        digits = tokenizer(name[2:-1], add_special_tokens=False)["input_ids"]
+        matrix[token] = (matrix[digits].float().mean(dim=0) + 0.5 * place * scale * direction).to(matrix.dtype)
+    for name, token in ((OPEN, tokens.open_id), (CLOSE, tokens.close_id)):
+        like = tokenizer(name.replace("gor", "value"), add_special_tokens=False)["input_ids"]
+        matrix[token] = matrix[like].float().mean(dim=0).to(matrix.dtype)
+
+
+def _is_tied(model: Any) -> bool:
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def _names(model: nn.Module) -> tuple[str, str]:
+    """Last parts of the names of the input and the output matrix's modules."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    found = {module: name.rpartition(".")[2] for name, module in model.named_modules() if module in (inputs, outputs)}
+    return found[inputs], found[outputs]
+
+
+def save_vocabulary(tokens: ValueTokens, processor: Any, directory: str | Path) -> None:
+    """Write the vocabulary and the processor that knows its tokens beside an adapter."""
+    tokens.vocabulary.save_pretrained(directory)
+    processor.save_pretrained(str(directory))

@@ -1,0 +1,160 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LogitsProcessorList
+
+from gor_head import CoDiVocabulary
+from gor_head.vlm import CodeMask, QuantileLogits, ValueTokenLogits, ValueTokens, attach, vllm_logits_processor
+from gor_head.vocabulary import EOS, FIRST_VALUE
+from tests.gor_head.vlm.models import text_model
+
+AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0, max_length=6)
+TEXT = 40  # ids below are text
+TOKENS = ValueTokens(AGES, TEXT, TEXT + 1, tuple(range(TEXT + 2, TEXT + 7)))
+SIZE = TEXT + 7
+
+
+def allowed_by_hand(ids: list[int], tokens: ValueTokens, size: int) -> set[int]:
+    """What may follow, from the words of the module's docstring and `CoDiVocabulary.mask`."""
+    value = {token: place + FIRST_VALUE for place, token in enumerate(tokens.ids)}
+    code: list[int] | None = None
+    for token in ids:
+        if token == tokens.open_id:
+            code = []
+        elif code is not None and token in value:
+            code.append(value[token])
+        else:
+            code = None
+    if code is None:
+        return set(range(size)) - {tokens.close_id, *tokens.ids}
+    back = {place: token for token, place in value.items()} | {EOS: tokens.close_id}
+    return {back[token] for token in tokens.vocabulary.mask(code)}
+
+
+def code_of(value: int, tokens: ValueTokens) -> list[int]:
+    return [tokens.ids[token - FIRST_VALUE] for token in tokens.vocabulary.encode(float(value)) if token != EOS]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_mask_is_what_the_vocabulary_says(data: Any) -> None:
+    labels = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=20))
+    vocabulary = CoDiVocabulary.fit(labels, tolerance=data.draw(st.sampled_from([0.0, 0.005, 0.1])), max_length=8)
+    tokens = ValueTokens(vocabulary, TEXT, TEXT + 1, tuple(range(TEXT + 2, TEXT + 2 + len(vocabulary.tokens))))
+    size = TEXT + 2 + len(vocabulary.tokens)
+    value = data.draw(st.sampled_from(labels))
+    code = code_of(value, tokens)[: data.draw(st.integers(0, 8))]
+    before = data.draw(st.lists(st.integers(0, TEXT - 1), max_size=12))
+    earlier = [TEXT, *code_of(data.draw(st.sampled_from(labels)), tokens), TEXT + 1] if data.draw(st.booleans()) else []
+    for ids in ([*before, *earlier, TEXT, *code], [*before, *earlier], [*before, TEXT, *code, TEXT + 1], [5, *earlier]):
+        scores = torch.randn(1, size)
+        masked = ValueTokenLogits(tokens)(torch.tensor([ids or [0]]), scores)
+        allowed = allowed_by_hand(ids or [0], tokens, size)
+        assert {token for token in range(size) if masked[0, token] > -torch.inf} == allowed
+        kept = sorted(allowed)
+        assert torch.equal(masked[0, kept], scores[0, kept])
+
+
+def test_rows_of_a_batch_do_not_mix() -> None:
+    rows = [[0, 1, 2, TEXT, TEXT + 6], [3, TEXT, TEXT + 2, TEXT + 1, 4], [TEXT, TEXT + 6, TEXT + 6, TEXT + 5, TEXT + 2]]
+    together = ValueTokenLogits(TOKENS)(torch.tensor(rows), torch.zeros(3, SIZE))
+    for row, masked in zip(rows, together, strict=True):
+        assert torch.equal(masked, ValueTokenLogits(TOKENS)(torch.tensor([row]), torch.zeros(1, SIZE))[0])
+
+
+def test_code_that_is_too_long_may_only_close() -> None:
+    ids = torch.tensor([[1, TEXT, *[TEXT + 6] * 6]])
+    masked = ValueTokenLogits(TOKENS)(ids, torch.zeros(1, SIZE))
+    assert masked[0].isfinite().nonzero().flatten().tolist() == [TEXT + 1]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_thousand_codes_of_an_untrained_model_are_legal(beams: int) -> None:
+    model, tokenizer = text_model()
+    tokens = attach(model, tokenizer, AGES)
+    rows = 1000 if beams == 1 else 100
+    prompt = torch.tensor([[5, 6, tokens.open_id]]).repeat(rows, 1)
+    torch.manual_seed(0)
+    output = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=beams == 1,
+        temperature=1.5,
+        num_beams=beams,
+        max_new_tokens=AGES.max_length + 1,
+        eos_token_id=tokens.close_id,
+        pad_token_id=tokens.close_id,
+        logits_processor=LogitsProcessorList([ValueTokenLogits(tokens)]),
+    )[:, 3:]
+    back = {token: place for place, token in enumerate(tokens.ids, FIRST_VALUE)} | {tokens.close_id: EOS}
+    for row in output.tolist():
+        assert tokens.close_id in row  # closed within max_length
+        code = [back[token] for token in row[: row.index(tokens.close_id)]]
+        for place in range(len(code)):
+            assert code[place] in AGES.mask(code[:place])
+    assert len({tuple(row) for row in output.tolist()}) > (20 if beams == 1 else 0)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5, 0.9])
+def test_quantile_inside_a_language_model_equals_enumeration(level: float) -> None:
+    model, tokenizer = text_model()
+    vocabulary = CoDiVocabulary([1, 2, 5], tolerance=0, max_length=3)
+    tokens = attach(model, tokenizer, vocabulary)
+    model.double()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[list(tokens.ids)] *= 3  # distributions that are not flat
+    prompts = torch.tensor([[5, 6, tokens.open_id], [9, 30, tokens.open_id], [7, 7, tokens.open_id]])
+    output = model.generate(
+        input_ids=prompts,
+        attention_mask=torch.ones_like(prompts),
+        do_sample=False,
+        max_new_tokens=vocabulary.max_length + 1,
+        eos_token_id=tokens.close_id,
+        pad_token_id=tokens.close_id,
+        logits_processor=LogitsProcessorList([QuantileLogits(tokens, level)]),
+    )[:, 3:]
+    for prompt, row in zip(prompts.tolist(), output.tolist(), strict=True):
+        found = enumerate_by_hand(model, prompt, tokens)
+        values = sorted(found)
+        cumulative = np.cumsum([found[value] for value in values])
+        assert cumulative[-1] == pytest.approx(1)
+        wanted = values[int(np.searchsorted(cumulative, level))]
+        written = row[: row.index(tokens.close_id)]
+        assert sum(float(vocabulary.values[tokens.ids.index(token) + FIRST_VALUE]) for token in written) == wanted
+
+
+def enumerate_by_hand(model: Any, prompt: list[int], tokens: ValueTokens) -> dict[float, float]:
+    """Number → probability, code by code, from the model's logits among the legal tokens."""
+    found: dict[float, float] = {}
+
+    def follow(code: list[int], probability: float) -> None:
+        ids = [*prompt, *(tokens.ids[token - FIRST_VALUE] for token in code)]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        legal = tokens.vocabulary.mask(code)
+        columns = [tokens.close_id if token == EOS else tokens.ids[token - FIRST_VALUE] for token in legal]
+        for token, share in zip(legal, logits[columns].softmax(0).tolist(), strict=True):
+            if token == EOS:
+                found[tokens.vocabulary.decode([*code, EOS])] = probability * share
+            else:
+                follow([*code, token], probability * share)
+
+    follow([], 1.0)
+    return found
+
+
+def test_vllm_shape_is_the_same_mask() -> None:
+    process = vllm_logits_processor(TOKENS)
+    for generated in ([], [3], [TEXT], [TEXT, TEXT + 6, TEXT + 3], [TEXT, TEXT + 3, TEXT + 1]):
+        logits = torch.randn(SIZE)
+        allowed = {token for token, score in enumerate(process(generated, logits).tolist()) if score > -torch.inf}
+        assert allowed == allowed_by_hand(generated, TOKENS, SIZE)
+
+
+def test_model_without_the_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="40 logits, but value tokens have ids up to 46"):
+        CodeMask(TOKENS, 40)

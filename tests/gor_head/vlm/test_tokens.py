@@ -1,0 +1,128 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
+
+from gor_head import CoDiVocabulary
+from gor_head.vlm import ValueTokens, attach, write_value
+from gor_head.vlm.tokens import grow
+from rarl import tiny
+from tests.gor_head.vlm.models import qwen3_vl, text_model
+
+AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0)
+ROWS = 7
+QWEN = Path(__file__).parents[4] / "shared/data/qwen2_5_vl_tokenizer"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("spare", [0, 3, 20])
+def test_spare_rows_are_used_first_and_other_rows_stay(spare: int, tied: bool) -> None:
+    model, tokenizer = text_model(spare, tied)
+    size = len(tokenizer)
+    before = copy.deepcopy(model.state_dict())
+    tokens = attach(model, tokenizer, AGES)
+    assert tokens.all_ids == list(range(size, size + ROWS))
+    assert model.config.vocab_size == max(size + spare, size + ROWS)
+    for get in (model.get_input_embeddings, model.get_output_embeddings):
+        matrix = get().weight
+        assert len(matrix) == max(size + spare, size + ROWS)
+        assert torch.isfinite(matrix).all()
+        new = matrix[tokens.all_ids]
+        assert torch.pdist(new).min() > 0  # no two rows alike
+    after = model.state_dict()
+    untouched = [row for row in range(size + spare) if row not in tokens.all_ids]
+    for name, tensor in before.items():
+        same = untouched if tensor.shape[:1] == (size + spare,) else slice(None)
+        assert torch.equal(after[name][same], tensor[same]), name
+
+
+def test_rows_begin_by_value() -> None:
+    model, tokenizer = text_model()
+    vocabulary = CoDiVocabulary([11, 111, 1111, 11111], tolerance=0)  # the same digits: only the value differs
+    tokens = attach(model, tokenizer, vocabulary)
+    rows = model.get_input_embeddings().weight[list(tokens.ids)]
+    distance = torch.cdist(rows, rows)
+    assert distance[0, 1] < distance[0, 2] < distance[0, 3]
+
+
+@pytest.mark.parametrize("make", [lambda: tiny.load(), qwen3_vl, text_model])
+def test_a_code_is_one_token_a_value_and_survives_decoding(make: Any) -> None:
+    model, processor = make()
+    attach(model, processor, AGES)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    text = f'[{{"image_id": 1, "value": {write_value(AGES, 58)}}}]'
+    ids = tokenizer(text)["input_ids"]
+    known = tokenizer.get_vocab()
+    start = ids.index(known["<gor>"])
+    names = ("<gor>", "<+50>", "<+5>", "<+2>", "<+1>", "</gor>")
+    assert ids[start : start + len(names)] == [known[name] for name in names]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_just_the_rows(tied: bool) -> None:
+    model, tokenizer = text_model(tied=tied)
+    tokens = attach(model, tokenizer, AGES)
+    settings = tokens.lora_settings(model)["trainable_token_indices"]
+    assert settings.keys() == ({"embed_tokens"} if tied else {"embed_tokens", "lm_head"})
+    before = [get().weight.detach().clone() for get in (model.get_input_embeddings, model.get_output_embeddings)]
+    peft = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], **tokens.lora_settings(model)))
+    rows = [p for name, p in peft.named_parameters() if p.requires_grad and "trainable_tokens" in name]
+    assert sum(len(parameter) for parameter in rows) == (1 if tied else 2) * ROWS
+    optimizer = torch.optim.SGD([p for p in peft.parameters() if p.requires_grad], lr=10.0)
+    ids = tokenizer(f"a {write_value(AGES, 58)} b", return_tensors="pt")["input_ids"]
+    peft(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    merged = peft.merge_and_unload()
+    others = [row for row in range(len(tokenizer)) if row not in tokens.all_ids]
+    used = ids[0, -6:-1].tolist()
+    for matrix, get in zip(before, (merged.get_input_embeddings, merged.get_output_embeddings), strict=True):
+        assert torch.equal(get().weight[others], matrix[others])
+        assert (get().weight[used[1:-1]] - matrix[used[1:-1]]).abs().max() > 0
+
+
+def test_tokens_are_found_again_in_a_saved_processor(tmp_path: Path) -> None:
+    model, tokenizer = text_model()
+    tokens = attach(model, tokenizer, AGES)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = ValueTokens.of(AutoTokenizer.from_pretrained(tmp_path), AGES)
+    assert (loaded.open_id, loaded.close_id, loaded.ids) == (tokens.open_id, tokens.close_id, tokens.ids)
+
+
+def test_errors() -> None:
+    model, tokenizer = text_model()
+    with pytest.raises(ValueError, match="7 of 7 value tokens are missing, such as '<gor>'"):
+        ValueTokens.of(tokenizer, AGES)
+    with pytest.raises(ValueError, match="wanted at least 1 value token"):
+        attach(model, tokenizer, CoDiVocabulary.fit([0, 0]))
+    attach(model, tokenizer, AGES)
+    with pytest.raises(ValueError, match="already has 7 value tokens"):
+        attach(model, tokenizer, AGES)
+
+
+def test_matrix_never_shrinks() -> None:
+    model, _ = text_model(spare=20)
+    size = model.config.vocab_size
+    grow(model, size - 5)
+    assert model.config.vocab_size == size == len(model.get_input_embeddings().weight)
+
+
+@pytest.mark.skipif(not QWEN.is_dir(), reason="needs the real tokenizer")
+def test_real_tokenizer_has_rows_to_spare() -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tokenizer = AutoTokenizer.from_pretrained(QWEN)
+    size = len(tokenizer)
+    config = AutoConfig.from_pretrained(next(QWEN.rglob("*3B*/config.json"), QWEN))
+    vocabulary = CoDiVocabulary.fit(list(range(1, 117)))
+    tokenizer.add_tokens(["<gor>", "</gor>"])
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    rows = model.get_input_embeddings().weight.shape[0]
+    assert size + 2 + len(vocabulary.tokens) <= rows
+    grow(model, size + 2 + len(vocabulary.tokens))
+    assert model.get_input_embeddings().weight.shape[0] == rows
