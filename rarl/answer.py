@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+CODE_OPEN = "<gor>"  # begins a number that is written in value tokens
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 
 # `float` for integers too: it reads any number of digits in linear time, while `int` refuses more than 4300.
@@ -119,7 +120,8 @@ def parse_answer(text: str, num_images: int) -> Answer:
     An item is valid if its `image_id` is a whole number in 1..N and its `value` a finite number. Both may be numbers or
     strings that spell a decimal number in ASCII digits (`"17"`, `" 2.5e1 "`, not `"1_000"`, `"17 years"` or full-width
     digits). Booleans, NaN and infinities are no numbers. Other keys of an item are ignored. A value outside the range
-    of a task is valid: its distance from the truth is what punishes it. Blanks and a code fence around the list are
+    of a task is valid: its distance from the truth is what punishes it. A number may be written in value tokens,
+    `<gor><+50><+8></gor>`, with or without quotes (see `gor_head.vlm`). Blanks and a code fence around the list are
     ignored; words around it are not.
 
     Raises:
@@ -166,6 +168,10 @@ def is_formatted(text: str, num_images: int) -> bool:
 
 def _parse_block(block: str, num_images: int) -> Answer:
     """Read the text between the answer tags."""
+    if CODE_OPEN in block:
+        from gor_head.vlm.text import codes_to_numbers  # brings PyTorch, which plain answers need not wait for
+
+        block = codes_to_numbers(block)
     listed, problem = _read_list(_without_fence(block.strip()))
     items: dict[int, Item] = {}
     for place, raw in enumerate(listed, start=1):

@@ -484,3 +484,14 @@ def test_real_counting_outputs() -> None:
         if span is not None and row["extracted_answer"] is not None:
             found += str(row["extracted_answer"]) in text[slice(*span)]
     assert found > 100
+
+
+def test_numbers_in_value_tokens() -> None:
+    code = "<gor><+50><+5><+3></gor>"
+    items = f'[{{"image_id": 2, "value": <gor></gor>}}, {{"image_id": 1, "value": {code}}}]'
+    text = f"<think>so</think><answer>{items}</answer>"
+    answer = parse_answer(text, num_images=2)
+    assert answer.well_formed and answer.values() == [58.0, 0.0] and is_formatted(text, 2)
+    assert parse_answer(text.replace(code, f'"{code}"'), num_images=2).values() == [58.0, 0.0]
+    broken = parse_answer(text.replace("<+3></gor>", "<+3>"), num_images=2)
+    assert not broken.well_formed and broken.problem == "the answer is neither JSON nor a Python literal"

@@ -111,8 +111,8 @@ class QuantileLogits(ValueTokenLogits):
     """Every number that greedy decoding writes becomes an exact quantile of the model's distribution at its place.
 
     Inside a code the token is the one whose part of the interval holds the level, as in
-    [`gor_head.decoding.quantile`]; outside, nothing but the mask. Not for beams or sampling: the level left over is kept
-    row by row between the steps of one `generate`; make a new one for each call.
+    [`gor_head.decoding.quantile`]; outside, nothing but the mask. Not for beams or sampling: the level left over is
+    kept row by row between the steps of one `generate`; make a new one for each call.
 
     Args:
         tokens: Value tokens of the model.
