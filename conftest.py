@@ -1,0 +1,14 @@
+"""Settings of all tests, those in the documentation included."""
+
+import os
+
+import torch
+from hypothesis import settings
+
+# A machine that is busy with something else is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+if not torch.cuda.is_available():
+    # DeepSpeed prints on import that it found no accelerator, in the middle of whatever is being tested.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
