@@ -6,9 +6,13 @@ A task is the one object that prompts, rewards, data sources and evaluation shar
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from gor_head.vocabulary import CoDiVocabulary
 
 Metric = Literal["mae", "accuracy", "srcc"]
 
@@ -26,9 +30,12 @@ class OrdinalTask:
         integer: Whether labels are whole numbers.
         metric: Metric for one-image prompts: `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"`
             (Spearman's rank correlation).
+        vocabulary: Value tokens in which answers write numbers, as `CoDiVocabulary.to_dict()` gives them; None for
+            digits. See [`OrdinalTask.with_vocabulary`].
 
     Raises:
-        ValueError: If the range is empty, not finite, or the tolerance is not positive.
+        ValueError: If the range is empty, not finite, or the tolerance is not positive; or if the vocabulary has
+            another resolution, an offset, or no codes up to the maximum.
 
     Example:
 
@@ -47,6 +54,7 @@ class OrdinalTask:
     tolerance: float
     integer: bool = False
     metric: Metric = "mae"
+    vocabulary: dict[str, Any] | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         if not self.name or not self.rule:
@@ -60,6 +68,42 @@ class OrdinalTask:
             raise ValueError(f"Task {self.name!r}: tolerance must be a positive number, got {self.tolerance}.")
         if self.metric not in ("mae", "accuracy", "srcc"):
             raise ValueError(f"Task {self.name!r}: metric must be 'mae', 'accuracy' or 'srcc', got {self.metric!r}.")
+        if self.vocabulary is not None:
+            self._check_vocabulary(self.codes)
+
+    def with_vocabulary(self, vocabulary: "CoDiVocabulary") -> "OrdinalTask":
+        """The same task, its numbers written in the value tokens of a vocabulary."""
+        return replace(self, vocabulary=vocabulary.to_dict())
+
+    @cached_property
+    def codes(self) -> "CoDiVocabulary":
+        """The vocabulary.
+
+        Raises:
+            ValueError: If there is none, or it was changed since it was made.
+        """
+        from gor_head.vocabulary import CoDiVocabulary
+
+        if self.vocabulary is None:
+            raise ValueError(f"Task {self.name!r} writes numbers in digits; wanted one with a vocabulary.")
+        return CoDiVocabulary.from_dict(self.vocabulary, f"Task {self.name!r}: vocabulary")
+
+    def _check_vocabulary(self, codes: "CoDiVocabulary") -> None:
+        resolution = codes.grid.resolution
+        if self.integer != float(resolution).is_integer():
+            wanted = "whole numbers" if self.integer else "fractions"
+            raise ValueError(
+                f"Task {self.name!r}: values are {wanted}, but the vocabulary has a resolution of {resolution:g}."
+            )
+        if codes.offset or self.minimum < 0:
+            raise ValueError(
+                f"Task {self.name!r}: value tokens are sums from 0; wanted a minimum of 0 or more and no offset, got "
+                f"minimum={self.minimum:g}, offset={codes.offset:g}."
+            )
+        if codes.largest < self.maximum:
+            raise ValueError(
+                f"Task {self.name!r}: the vocabulary has codes up to {codes.largest:g}, wanted {self.maximum:g}."
+            )
 
     @property
     def value_range(self) -> str:
@@ -68,7 +112,12 @@ class OrdinalTask:
         return f"{kind} from {self.minimum:g} to {self.maximum:g}"
 
     def format_value(self, value: float) -> str:
-        """A label as it is written in an answer: no decimal point for integer tasks, shortest form otherwise."""
+        """A label as it is written in an answer: in value tokens if the task has a vocabulary; else in digits, without
+        a decimal point for integer tasks, in the shortest form otherwise."""
+        if self.vocabulary is not None:
+            from gor_head.vlm.text import write_value
+
+            return write_value(self.codes, value)
         if self.integer:
             return str(int(round(value)))
         return repr(round(float(value), 6)).removesuffix(".0")

@@ -1,13 +1,19 @@
 """Ordinal tasks: checks, wording, and the register."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.task import TASKS, OrdinalTask, get_task, register_task
+from gor_head import CoDiVocabulary
+from rarl.answer import parse_answer
+from rarl.prompt import build_completion
+from rarl.task import TASKS, OrdinalTask, get_task, read_task, register_task, save_task
 
 
 @pytest.mark.parametrize(
@@ -75,3 +81,48 @@ def test_register_and_get() -> None:
         TASKS.pop("rust", None)
     with pytest.raises(ValueError, match=r"Unknown task 'rust'; registered tasks: aesthetics, age, .*count"):
         get_task("rust")
+
+
+@pytest.fixture
+def restored_tasks() -> Iterator[None]:
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
+
+
+@pytest.mark.usefixtures("restored_tasks")
+def test_numbers_in_value_tokens_are_written_saved_and_read(tmp_path: Path) -> None:
+    ages = get_task("age").with_vocabulary(CoDiVocabulary([1, 3, 5, 50], tolerance=0))
+    assert ages.format_value(58) == "<gor><+50><+5><+3></gor>"
+    save_task(ages, tmp_path)
+    loaded = read_task(tmp_path / "task.json")
+    assert loaded == ages and get_task("age").format_value(58) == ages.format_value(58)
+    for values in ([30.0, 4.0], [0.0, 116.0, 1.0]):
+        assert parse_answer(build_completion(values, ages), len(values)).values() == values
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "message"),
+    [
+        ("brightness", CoDiVocabulary([1]), "values are fractions, but the vocabulary has a resolution of 1"),
+        ("age", CoDiVocabulary([1], resolution=0.5), "values are whole numbers, but .* a resolution of 0.5"),
+        ("age", CoDiVocabulary([1, 2], max_length=3), "has codes up to 6, wanted 116"),
+        (
+            "age",
+            CoDiVocabulary.fit([2, 120], offset="min"),
+            "wanted a minimum of 0 or more and no offset, got .*offset=2",
+        ),
+    ],
+)
+def test_vocabulary_that_does_not_fit_the_task(name: str, vocabulary: CoDiVocabulary, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_task(name).with_vocabulary(vocabulary)
+
+
+def test_vocabulary_that_was_changed_is_refused() -> None:
+    content = CoDiVocabulary([1, 3, 5, 50], tolerance=0).to_dict() | {"tokens": [1, 3, 5, 51]}
+    with pytest.raises(ValueError, match="Task 'age': vocabulary: hash .* it was changed"):
+        replace(get_task("age"), vocabulary=content)
+    with pytest.raises(ValueError, match="writes numbers in digits"):
+        _ = get_task("age").codes
