@@ -2,7 +2,7 @@
 
 from gor_head.vlm.logits import CodeMask, QuantileLogits, ValueTokenLogits, vllm_logits_processor
 from gor_head.vlm.text import CLOSE, OPEN, codes_to_numbers, token_names, write_value
-from gor_head.vlm.tokens import ValueTokens, attach, save_vocabulary
+from gor_head.vlm.tokens import ValueTokens, add_tokens, attach
 
 __all__ = [
     "CLOSE",
@@ -11,9 +11,9 @@ __all__ = [
     "QuantileLogits",
     "ValueTokenLogits",
     "ValueTokens",
+    "add_tokens",
     "attach",
     "codes_to_numbers",
-    "save_vocabulary",
     "token_names",
     "vllm_logits_processor",
     "write_value",

@@ -2,7 +2,6 @@
 train just these rows."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +67,27 @@ class ValueTokens:
         return {"trainable_token_indices": {inputs: self.all_ids, outputs: self.all_ids}}
 
 
+def add_tokens(processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:
+    """Add the tokens of a vocabulary to a processor (or tokenizer) in place; those that it has stay as they are.
+
+    Raises:
+        ValueError: If the vocabulary has an offset or no value token, or the processor has value tokens of another one.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    names = [OPEN, CLOSE, *token_names(vocabulary)]
+    if len(names) == 2:
+        raise ValueError("vocabulary: wanted at least 1 value token, got none; all labels were zero.")
+    present = [name for name in names if name in tokenizer.get_vocab()]
+    if present and len(present) < len(names):
+        raise ValueError(
+            f"processor: has value tokens of another vocabulary, such as {present[-1]!r}; wanted none, or all "
+            f"{len(names)} of this one."
+        )
+    # Not special: `skip_special_tokens=True` must not remove them from an answer.
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in names])
+    return ValueTokens.of(tokenizer, vocabulary)
+
+
 def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:
     """Add the tokens of a vocabulary to a model and its processor, in place.
 
@@ -78,31 +98,22 @@ def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueToken
 
     Args:
         model: A causal or image-text model of transformers.
-        processor: Its processor or tokenizer.
+        processor: Its processor or tokenizer; it may have the tokens already, by [`add_tokens`].
         vocabulary: Without an offset.
 
     Returns:
         The tokens; `lora_settings` trains them.
 
     Raises:
-        ValueError: If the vocabulary has an offset or no value token, or some but not all tokens are there already.
+        ValueError: As [`add_tokens`].
     """
-    tokenizer = getattr(processor, "tokenizer", processor)
-    names = token_names(vocabulary)
-    if not names:
-        raise ValueError("vocabulary: wanted at least 1 value token, got none; all labels were zero.")
-    present = [name for name in (OPEN, CLOSE, *names) if name in tokenizer.get_vocab()]
-    if present:
-        raise ValueError(f"processor: already has {len(present)} value tokens, such as {present[0]!r}; wanted none.")
-    # Not special: `skip_special_tokens=True` must not remove them from an answer.
-    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in (OPEN, CLOSE, *names)])
-    tokens = ValueTokens.of(tokenizer, vocabulary)
+    tokens = add_tokens(processor, vocabulary)
     grow(model, max(tokens.all_ids) + 1)
     matrices = [model.get_input_embeddings().weight]
     if not _is_tied(model):
         matrices.append(model.get_output_embeddings().weight)
     for matrix in matrices:
-        _initialize(matrix, tokenizer, tokens)
+        _initialize(matrix, getattr(processor, "tokenizer", processor), tokens)
     return tokens
 
 
@@ -115,8 +126,7 @@ def grow(model: Any, size: int) -> None:
 @torch.no_grad()
 def _initialize(matrix: Tensor, tokenizer: Any, tokens: ValueTokens) -> None:
     """Rows by value: mean of the digits' rows, plus a fixed random direction times the logarithm of the value."""
-    rows = len(tokenizer) - len(tokens.all_ids)
-    scale = matrix[:rows].float().std()
+    scale = matrix[: min(tokens.all_ids)].float().std()
     values = torch.from_numpy(tokens.vocabulary.values[FIRST_VALUE:]).log()
     spread = (values - values.mean()) / values.std(correction=0).clamp(min=1.0)
     direction = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device)
@@ -138,9 +148,3 @@ def _names(model: nn.Module) -> tuple[str, str]:
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
     found = {module: name.rpartition(".")[2] for name, module in model.named_modules() if module in (inputs, outputs)}
     return found[inputs], found[outputs]
-
-
-def save_vocabulary(tokens: ValueTokens, processor: Any, directory: str | Path) -> None:
-    """Write the vocabulary and the processor that knows its tokens beside an adapter."""
-    tokens.vocabulary.save_pretrained(directory)
-    processor.save_pretrained(str(directory))

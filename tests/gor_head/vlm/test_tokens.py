@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 
 from gor_head import CoDiVocabulary
-from gor_head.vlm import ValueTokens, attach, write_value
+from gor_head.vlm import ValueTokens, add_tokens, attach, write_value
 from gor_head.vlm.tokens import grow
 from rarl import tiny
 from tests.gor_head.vlm.models import qwen3_vl, text_model
@@ -99,9 +99,10 @@ def test_errors() -> None:
         ValueTokens.of(tokenizer, AGES)
     with pytest.raises(ValueError, match="wanted at least 1 value token"):
         attach(model, tokenizer, CoDiVocabulary.fit([0, 0]))
-    attach(model, tokenizer, AGES)
-    with pytest.raises(ValueError, match="already has 7 value tokens"):
-        attach(model, tokenizer, AGES)
+    tokens = add_tokens(tokenizer, AGES)
+    assert attach(model, tokenizer, AGES) == tokens
+    with pytest.raises(ValueError, match="has value tokens of another vocabulary, such as '<.5>'; .* all 4 of"):
+        attach(model, tokenizer, CoDiVocabulary([5, 7], tolerance=0))
 
 
 def test_matrix_never_shrinks() -> None:
