@@ -83,9 +83,10 @@ def train(trainer_class: type[GRPOTrainer], steps: int, *flags: str) -> Run:
         args, recipe, model_args = parser.parse_args_and_config(given)
         rewards, args.reward_weights = recipe.reward_functions(list(REWARDS))
         path = resolve_model(model_args.model_name_or_path)
-        model, _ = load_policy(path, model_args, args, recipe.adapter)
-        rows = prepare_data(recipe).train
-        trainer = trainer_class(model, rewards, args, rows, processing_class=load_processor(path))
+        data = prepare_data(recipe)
+        processor = load_processor(path, data.source.task, recipe.adapter)
+        model, _ = load_policy(path, model_args, args, processor, data.source.task, recipe.adapter)
+        trainer = trainer_class(model, rewards, args, data.train, processing_class=processor)
         clock = StepClock()
         clock.watch(trainer, "_calculate_rewards")
         if isinstance(trainer, RARLTrainer):

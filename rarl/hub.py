@@ -13,6 +13,7 @@ from rarl.task import OrdinalTask, get_task
 TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
 STAGES = {
     "sft": "supervised fine-tuning on the same prompts (the baseline)",
+    "gor_sft": "supervised fine-tuning on answers in value tokens",
     "stage1": "stage 1: one image a prompt, regression and format rewards",
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }

@@ -46,6 +46,34 @@ def trained_task(folder_or_id: str) -> OrdinalTask | None:
     return read_task(path) if path.is_file() else None
 
 
+def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
+    """Processor of a model, or that of an adapter whose task has value tokens: only that one knows them.
+
+    Args:
+        path: Folder or Hub id of the model.
+        adapter: Folder or Hub id of an adapter on top.
+        kwargs: Of `AutoProcessor.from_pretrained`.
+
+    Raises:
+        ValueError: If the adapter's processor lacks the value tokens of its task.
+    """
+    task = None if adapter is None else trained_task(adapter)
+    if adapter is None or task is None or task.vocabulary is None:
+        return AutoProcessor.from_pretrained(path, **kwargs)
+    from gor_head.vlm import ValueTokens
+
+    processor = AutoProcessor.from_pretrained(adapter, **kwargs)
+    ValueTokens.of(processor, task.codes)
+    return processor
+
+
+def make_room(model: Any, processor: Any) -> None:
+    """Give a model a row for every token of its processor, as an adapter with value tokens wants; never fewer rows."""
+    from gor_head.vlm.tokens import grow
+
+    grow(model, len(processor.tokenizer))
+
+
 def load_model(
     model_name_or_path: str, adapter: str | None = None, dtype: torch.dtype | str = "auto"
 ) -> tuple[Any, Any]:
@@ -66,8 +94,9 @@ def load_model(
     name = resolve_model(model_name_or_path)
     if adapter is not None:
         check_folder(adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
-    processor = AutoProcessor.from_pretrained(name)
+    processor = load_processor(name, adapter)
     model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     if adapter is not None:
+        make_room(model, processor)
         model = PeftModel.from_pretrained(model, adapter)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor

@@ -22,7 +22,6 @@ from rich.console import Console
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -30,7 +29,9 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from rarl import tiny
+from gor_head import CoDiVocabulary
+from gor_head.vlm import add_tokens, attach
+from rarl import models, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
@@ -70,6 +71,12 @@ class RecipeArguments:
     )
     num_prompts: int = field(default=2000, metadata={"help": "Prompts in the training data."})
     min_gap: float = field(default=0.0, metadata={"help": "Least difference between two values of a prompt."})
+    gor_vocabulary: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write numbers in value tokens: 'fit' (on the training labels), or the folder of a vocabulary."
+        },
+    )
     adapter: str | None = field(default=None, metadata={"help": "LoRA adapter to start from."})
     rewards: list[str] | None = field(
         default=None,
@@ -204,8 +211,39 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
+    if a.gor_vocabulary is not None:
+        source.task = register_task(value_token_task(a, source.task, [source.values[i] for i in indices]))
     train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
     return Data(source, train, test, median)
+
+
+def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequence[float]) -> OrdinalTask:
+    """The task with the vocabulary of `gor_vocabulary`, which is that of the adapter if there is one.
+
+    Args:
+        arguments: Their `gor_vocabulary` and `adapter`.
+        task: The task.
+        labels: Training labels; `"fit"` chooses the tokens from these.
+
+    Raises:
+        FileNotFoundError: If the folder holds no vocabulary.
+        ValueError: If the adapter writes digits or has another vocabulary, or the vocabulary does not fit the task.
+    """
+    if arguments.gor_vocabulary == "fit" and task.vocabulary is not None:
+        return task  # the adapter's
+    if arguments.gor_vocabulary == "fit":
+        # The end of the range too: a test image may have it.
+        chosen = CoDiVocabulary.fit([*labels, task.maximum], exact=True, resolution=1.0 if task.integer else None)
+    else:
+        chosen = CoDiVocabulary.from_pretrained(str(arguments.gor_vocabulary))
+    wanted = task.with_vocabulary(chosen)
+    if arguments.adapter is not None and wanted != task:
+        seen = "digits" if task.vocabulary is None else "value tokens of another vocabulary"
+        raise ValueError(
+            f"gor_vocabulary: the adapter {arguments.adapter} writes {seen}; start without an adapter, or leave "
+            "gor_vocabulary out."
+        )
+    return wanted
 
 
 def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
@@ -255,13 +293,27 @@ def longest_reference(data: Data, processor: Any) -> int:
     return 1 + max(len(processor.tokenizer(text)["input_ids"]) for text in texts)
 
 
-def load_processor(path: str) -> Any:
-    """Processor of a model, padding and truncating on the left as GRPO needs it."""
-    return AutoProcessor.from_pretrained(path, padding_side="left", truncation_side="left")
+def load_processor(path: str, task: OrdinalTask, adapter: str | None = None) -> Any:
+    """Processor of a model, with the task's value tokens if it has any, padding and truncating on the left as GRPO
+    needs it."""
+    processor = models.load_processor(path, adapter, padding_side="left", truncation_side="left")
+    if task.vocabulary is not None:
+        add_tokens(processor, task.codes)
+    return processor
 
 
-def load_policy(path: str, model_args: ModelConfig, training_args: Any, adapter: str | None = None) -> tuple[Any, Any]:
-    """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from)."""
+def load_policy(
+    path: str,
+    model_args: ModelConfig,
+    training_args: Any,
+    processor: Any,
+    task: OrdinalTask,
+    adapter: str | None = None,
+) -> tuple[Any, Any]:
+    """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from).
+
+    Where the task has value tokens, the model has rows for them, and LoRA trains these rows.
+    """
     options: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation
@@ -270,12 +322,18 @@ def load_policy(path: str, model_args: ModelConfig, training_args: Any, adapter:
         plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
+        models.make_room(model, processor)
         policy = PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=autocast)
         policy.peft_config["default"].base_model_name_or_path = path  # the base in use, wherever the adapter was made
         return policy, None
     if model_args.use_peft and model_args.lora_target_modules is None:
         model_args.lora_target_modules = LANGUAGE_LORA_TARGETS  # type: ignore[assignment]  # a regular expression
-    return model, get_peft_config(model_args)
+    peft_config = get_peft_config(model_args)
+    if task.vocabulary is not None:
+        tokens = attach(model, processor, task.codes)
+        if peft_config is not None:
+            peft_config.trainable_token_indices = tokens.lora_settings(model)["trainable_token_indices"]  # type: ignore[attr-defined]
+    return model, peft_config
 
 
 def resume_from(training_args: TrainingArguments) -> str | None:

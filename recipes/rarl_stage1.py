@@ -25,10 +25,10 @@ def main() -> None:
     rewards, training_args.reward_weights = arguments.reward_functions(["regression", "format"])
     path = resolve_model(model_args.model_name_or_path)
     data = prepare_data(arguments)
-    processor = load_processor(path)
+    processor = load_processor(path, data.source.task, arguments.adapter)
     check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
     repository = hub_repository(training_args, model_args, arguments)
-    model, peft_config = load_policy(path, model_args, training_args, arguments.adapter)
+    model, peft_config = load_policy(path, model_args, training_args, processor, data.source.task, arguments.adapter)
     trainer = RARLTrainer(
         model, rewards, training_args, data.train, processing_class=processor, peft_config=peft_config
     )

@@ -12,6 +12,12 @@ from torch import nn
 _ROWS = ".trainable_tokens_delta."
 
 
+def mend_token_rows(model: Any) -> None:
+    """All repairs, for the model of a trainer that has been made and has not trained yet."""
+    give_heads_a_bias(model)
+    copy_rows_to_reference(model)
+
+
 def give_heads_a_bias(model: nn.Module) -> None:
     """Let a wrapped head say that it has no bias: TRL's fused head asks for `lm_head.bias`.
 

@@ -9,6 +9,7 @@ from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
+from gor_head.vlm.repairs import mend_token_rows
 from rarl.flex import unsupported_flex
 from rarl.image_memo import images_processed_once
 from rarl.rollout import sample_answers, unsupported_settings
@@ -48,6 +49,7 @@ class SharedPrefixTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        mend_token_rows(self.accelerator.unwrap_model(self.model))
         wanted = getattr(self.args, "shared_prefix", "auto")
         reason = "shared_prefix is off" if wanted == "off" else self._why_not_shared()
         if reason is not None and wanted == "on":

@@ -1,0 +1,67 @@
+"""Supervised fine-tuning on perfect answers in GoR's value tokens: NLL of the text plus λ·Huber of the numbers.
+
+accelerate launch recipes/gor_sft.py                                          # tiny model, built-in images
+accelerate launch recipes/gor_sft.py --config recipes/configs/gor_sft_qwen2_5_vl_3b.yaml --folder UTKFace
+
+The adapter holds the new tokens' rows, its `task.json` the vocabulary: evaluation and later stages find both.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from trl import SFTConfig
+
+from gor_head.vlm import ValueTokens
+from gor_head.vlm.sft import GoRSFTTrainer
+from rarl.models import resolve_model
+from rarl.recipe import (
+    check_lengths,
+    finish,
+    hub_repository,
+    load_policy,
+    load_processor,
+    longest_reference,
+    parse,
+    prepare_data,
+    run,
+)
+
+
+@dataclass
+class GoRSFTConfig(SFTConfig):
+    """TRL's `SFTConfig`, and the weight of the numbers."""
+
+    huber_weight: float = field(
+        default=1.0,
+        metadata={"help": "λ of the Huber loss on numbers, its errors in standard deviations of the labels."},
+    )
+
+
+def main() -> None:
+    training_args, arguments, model_args = parse(GoRSFTConfig, Path(__file__).parent / "configs/gor_sft_tiny.yaml")
+    arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
+    path = resolve_model(model_args.model_name_or_path)
+    data = prepare_data(arguments, with_completion=True)
+    task = data.source.task
+    processor = load_processor(path, task, arguments.adapter)
+    training_args.max_length = None  # truncation would cut image tokens
+    check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
+    repository = hub_repository(training_args, model_args, arguments)
+    model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+    trainer = GoRSFTTrainer(
+        model,
+        training_args,
+        train_dataset=data.train,
+        processing_class=processor,
+        peft_config=peft_config,
+        tokens=ValueTokens.of(processor, task.codes),
+        huber_weight=training_args.huber_weight,
+        huber_scale=float(np.std(data.source.values)) or 1.0,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    finish(trainer, data, arguments, path, "gor_sft", repository)
+
+
+if __name__ == "__main__":
+    run(main)
