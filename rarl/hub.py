@@ -14,6 +14,7 @@ TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
 STAGES = {
     "sft": "supervised fine-tuning on the same prompts (the baseline)",
     "gor_sft": "supervised fine-tuning on answers in value tokens",
+    "gor_dpo": "preference optimisation (DPO) on the model's own beam candidates, after supervised fine-tuning",
     "stage1": "stage 1: one image a prompt, regression and format rewards",
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }

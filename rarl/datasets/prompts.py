@@ -4,7 +4,7 @@ A row is stored as a few numbers; the prompt is built and the images are opened 
 TRL as it is: `GRPOTrainer` and `SFTTrainer` (which prepares vision data on the fly) read rows, never Arrow columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ class RowTransform:
     """Stored columns to rows.
 
     Each column stands alone, since trainers may drop the ones they do not know: `prompt` is stored as N, `images` as
-    indices into the source, `completion` as the values in prompt order; `values` and `task` as they are.
+    indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts; `values` and
+    `task` as they are.
     """
 
     source: ImageSource
@@ -37,6 +38,9 @@ class RowTransform:
             rows["images"] = [[loaded[i] for i in group] for group in batch["images"]]
         if "completion" in batch:
             rows["completion"] = [_completion(build_completion(values, task)) for values in batch["completion"]]
+        for name in ("chosen", "rejected"):
+            if name in batch:
+                rows[name] = [_completion(text) for text in batch[name]]
         return rows
 
 
@@ -95,6 +99,23 @@ def make_dataset(
     groups = sample_groups(source.values[indices], num_prompts, mix, min_gap, seed)
     rows = [_stored_row(source, indices[group], with_completion) for group in groups]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Dataset.from_dict(columns).with_transform(RowTransform(source))
+
+
+def preference_dataset(source: ImageSource, stored: Dataset, pairs: Sequence[tuple[int, str, str]]) -> Dataset:
+    """Rows `prompt`, `images`, `chosen` and `rejected` for TRL's `DPOTrainer`, lazy as those of [`make_dataset`].
+
+    Args:
+        source: The images.
+        stored: Rows of [`make_dataset`] without their transform.
+        pairs: Row, chosen text and rejected text of each pair.
+    """
+    columns: dict[str, list[Any]] = {
+        "prompt": [stored[row]["prompt"] for row, _, _ in pairs],
+        "images": [stored[row]["images"] for row, _, _ in pairs],
+        "chosen": [chosen for _, chosen, _ in pairs],
+        "rejected": [rejected for _, _, rejected in pairs],
+    }
     return Dataset.from_dict(columns).with_transform(RowTransform(source))
 
 

@@ -38,7 +38,7 @@ def prompt_size(row: dict[str, Any]) -> tuple[int, int]:
     return len(row["images"]), sum(image.width * image.height for image in row["images"])
 
 
-def _reset_rope_deltas(model: Any) -> None:
+def reset_rope_deltas(model: Any) -> None:
     """Forget position offsets of an earlier call: they belong to another batch."""
     for module in model.modules():
         if hasattr(module, "rope_deltas"):
@@ -58,7 +58,7 @@ def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]]) -> Any:
 
 def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
     inputs = batch_inputs(processor, rows).to(model.device)
-    _reset_rope_deltas(model)
+    reset_rope_deltas(model)
     tokens = model.generate(**inputs, generation_config=config)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -107,5 +107,5 @@ def generate_answers(
                     answers[index] = text
     finally:
         model.train(was_training)
-        _reset_rope_deltas(model)
+        reset_rope_deltas(model)
     return answers

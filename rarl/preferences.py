@@ -1,0 +1,106 @@
+"""Preference pairs for DPO from a model's own beams, on the prompts that training has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import track
+from transformers import GenerationConfig, LogitsProcessorList
+
+from gor_head.vlm.logits import ValueTokenLogits
+from gor_head.vlm.preference import Candidate, PreferenceFile, choose_pair
+from gor_head.vlm.tokens import ValueTokens
+from rarl.answer import parse_answer
+from rarl.datasets.prompts import preference_dataset
+from rarl.datasets.source import ImageSource
+from rarl.evaluation.generate import batch_inputs, greedy_config, reset_rope_deltas
+from rarl.prompt import build_completion
+from rarl.task import OrdinalTask
+
+
+def candidate(text: str, values: Sequence[float]) -> Candidate:
+    """An answer with its mean absolute error over the images; infinite if a value is missing or nothing can be read."""
+    answer = parse_answer(text, len(values))
+    read = answer.values()
+    if not answer.well_formed or None in read:
+        return Candidate(text, float("inf"), text)
+    error = sum(abs(predicted - true) for predicted, true in zip(read, values, strict=True) if predicted is not None)
+    return Candidate(text, error / len(values), (tuple(read), answer.order))
+
+
+def beam_answers(
+    model: Any, processor: Any, rows: Sequence[dict[str, Any]], task: OrdinalTask, beams: int, max_new_tokens: int
+) -> list[list[str]]:
+    """The `beams` likeliest answers of each row, likeliest first; codes are legal where the task has value tokens."""
+    settings = greedy_config(model, processor, max_new_tokens).to_dict()
+    config = GenerationConfig.from_dict(settings | {"num_beams": beams, "num_return_sequences": beams})
+    processors = LogitsProcessorList()
+    if task.vocabulary is not None:
+        processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codes)))
+    inputs = batch_inputs(processor, rows).to(model.device)
+    reset_rope_deltas(model)
+    with torch.no_grad():
+        tokens = model.generate(**inputs, generation_config=config, logits_processor=processors)
+    reset_rope_deltas(model)
+    texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [texts[start : start + beams] for start in range(0, len(texts), beams)]
+
+
+def build_preferences(
+    model: Any,
+    processor: Any,
+    rows: Dataset,
+    source: ImageSource,
+    folder: str | Path,
+    settings: dict[str, Any],
+    beams: int = 4,
+    gap: float = 0.0,
+    own_answer: bool = False,
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+) -> tuple[Dataset, PreferenceFile]:
+    """Pairs of answers for `rows`, kept in `folder` as they are made: a run that was stopped goes on.
+
+    Args:
+        model: The policy; run in evaluation mode.
+        processor: Its processor.
+        rows: Training rows of [`make_dataset`](rarl.datasets.make_dataset).
+        source: Their images.
+        folder: Where the pairs and their card are kept.
+        settings: What else the pairs depend on, such as the adapter; said in the card.
+        beams: Candidates per prompt.
+        gap: Least difference of the errors, in label units.
+        own_answer: Whether the perfect answer is the chosen one.
+        batch_size: Prompts per batch.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        Rows `prompt`, `images`, `chosen`, `rejected` for `DPOTrainer`, and the file with its statistics.
+
+    Raises:
+        ValueError: If the folder holds pairs made otherwise, or no prompt gave a pair.
+    """
+    task = source.task
+    stored = rows.with_format(None)
+    settings = settings | {"prompts": len(rows), "beams": beams, "gap": gap, "own_answer": own_answer}
+    file = PreferenceFile(folder, settings)
+    starts = range(len(file), len(rows), batch_size)
+    console = Console(stderr=True)
+    model.eval()
+    for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
+        batch = [rows[place] for place in range(start, min(start + batch_size, len(rows)))]
+        for place, texts in enumerate(beam_answers(model, processor, batch, task, beams, max_new_tokens), start):
+            values = stored[place]["values"]
+            candidates = [candidate(text, values) for text in texts]
+            own = candidate(build_completion(values, task), values) if own_answer else None
+            chosen = choose_pair(candidates, gap, own)
+            everything = candidates if own is None else [*candidates, own]
+            file.add(place, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
+    file.write_card(f"Preferences, task {task.name}")
+    pairs = file.pairs()
+    if not pairs:
+        raise ValueError(f"{file.path}: none of {len(rows)} prompts gave a pair; all candidates err alike.")
+    return preference_dataset(source, stored, pairs), file

@@ -1,0 +1,79 @@
+"""DPO on the policy's own beam candidates: of two answers, the one nearer to the labels is preferred.
+
+accelerate launch recipes/gor_dpo.py                                          # after recipes/gor_sft.py, tiny model
+accelerate launch recipes/gor_dpo.py --config recipes/configs/gor_dpo_qwen2_5_vl_3b.yaml --folder UTKFace
+
+The pairs and their card lie in `output_dir/preferences`; a run that was stopped while making them goes on. The
+reference is the adapter that training starts from, kept frozen as `ref`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from trl import DPOConfig, DPOTrainer
+
+from gor_head.vlm.repairs import mend_token_rows
+from rarl.models import resolve_model
+from rarl.preferences import build_preferences
+from rarl.recipe import (
+    check_lengths,
+    finish,
+    hub_repository,
+    load_policy,
+    load_processor,
+    parse,
+    prepare_data,
+    run,
+)
+
+
+@dataclass
+class GoRDPOConfig(DPOConfig):
+    """TRL's `DPOConfig`, and how the pairs are made."""
+
+    beams: int = field(default=4, metadata={"help": "Candidates per prompt."})
+    gap: float = field(default=0.0, metadata={"help": "Least difference of the errors of a pair, in label units."})
+    own_answer: bool = field(default=False, metadata={"help": "Whether the perfect answer is the chosen one."})
+    max_completion_length: int = field(default=256, metadata={"help": "Longest candidate in tokens."})
+    preference_batch_size: int = field(default=8, metadata={"help": "Prompts whose candidates are made together."})
+
+
+def main() -> None:
+    training_args, arguments, model_args = parse(GoRDPOConfig, Path(__file__).parent / "configs/gor_dpo_tiny.yaml")
+    if arguments.adapter is None:
+        raise ValueError("adapter: DPO starts from a trained adapter, such as that of recipes/gor_sft.py; got none.")
+    path = resolve_model(model_args.model_name_or_path)
+    data = prepare_data(arguments)
+    task = data.source.task
+    processor = load_processor(path, task, arguments.adapter)
+    training_args.max_length = None  # truncation would cut image tokens
+    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+    repository = hub_repository(training_args, model_args, arguments)
+    model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+    model.to(PartialState().device)
+    with PartialState().main_process_first():  # the others find the pairs made
+        pairs, file = build_preferences(
+            model,
+            processor,
+            data.train,
+            data.source,
+            Path(training_args.output_dir) / "preferences",
+            {"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
+            training_args.beams,
+            training_args.gap,
+            training_args.own_answer,
+            training_args.preference_batch_size,
+            training_args.max_completion_length,
+        )
+    if PartialState().is_main_process:
+        found = file.statistics()
+        print(f"{found.pairs} pairs from {found.rows} prompts, {found.ties} ties skipped: {file.path}")
+    trainer = DPOTrainer(model, args=training_args, train_dataset=pairs, processing_class=processor)
+    mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    finish(trainer, data, arguments, path, "gor_dpo", repository)
+
+
+if __name__ == "__main__":
+    run(main)
