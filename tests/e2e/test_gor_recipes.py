@@ -1,0 +1,75 @@
+"""Value tokens from supervised fine-tuning over DPO to reinforcement learning, as a user starts it; and the errors."""
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from safetensors.torch import load_file
+
+from gor_head.vlm import ValueTokens
+from rarl.models import load_model, trained_task
+from tests.e2e.launching import SHORT, error_line, launch, rarl, succeeded
+
+Result = CompletedProcess[str]
+ONE = ["--eval_num_images", "1", "--warmup_steps", "0", "--logging_steps", "1"]
+ROWS = "trainable_tokens_delta"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Working folder after the three recipes, each on the adapter of the one before."""
+    folder = tmp_path_factory.mktemp("gor")
+    succeeded(launch("gor_sft.py", folder, *SHORT, *ONE, "--num_images", "1"))
+    succeeded(launch("gor_dpo.py", folder, *SHORT, *ONE, "--num_images", "1", "--num_prompts", "24"))
+    adapter = ["--adapter", "outputs/gor_dpo", "--num_images", "1"]
+    succeeded(launch("rarl_stage2.py", folder, *SHORT, *ONE, *adapter))
+    return folder
+
+
+def test_every_stage_keeps_the_vocabulary_and_moves_the_rows(trained: Path) -> None:
+    tasks = [trained_task(str(trained / "outputs" / stage)) for stage in ("gor_sft", "gor_dpo", "rarl_stage2")]
+    assert tasks[0] is not None and tasks[0].vocabulary is not None
+    assert tasks[0] == tasks[1] == tasks[2]
+    weights = [
+        load_file(trained / "outputs" / stage / "adapter_model.safetensors")
+        for stage in ("gor_sft", "gor_dpo", "rarl_stage2")
+    ]
+    rows = [name for name in weights[0] if ROWS in name]
+    assert rows and weights[0].keys() == weights[1].keys() == weights[2].keys()
+    for before, after in zip(weights[:-1], weights[1:], strict=True):
+        assert any(not before[name].equal(after[name]) for name in rows)
+
+
+def test_reference_is_the_policy_before_the_first_step(trained: Path) -> None:
+    dpo = json.loads((trained / "outputs/gor_dpo/trainer_state.json").read_text())["log_history"][0]
+    assert dpo["loss"] == pytest.approx(0.6931, abs=1e-4)
+    rarl_state = json.loads((trained / "outputs/rarl_stage2/trainer_state.json").read_text())["log_history"][0]
+    assert rarl_state["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_pairs_have_a_card(trained: Path) -> None:
+    card = (trained / "outputs/gor_dpo/preferences/README.md").read_text()
+    assert "prompts: 24" in card and "ties skipped" in card
+
+
+def test_adapter_is_evaluated_with_its_own_processor(trained: Path) -> None:
+    model, processor = load_model("tiny", str(trained / "outputs/rarl_stage2"))
+    task = trained_task(str(trained / "outputs/rarl_stage2"))
+    assert task is not None
+    tokens = ValueTokens.of(processor, task.codes)
+    assert max(tokens.all_ids) < model.get_input_embeddings().weight.shape[0]
+    options = ["--size", "200", "--num-images", "1", "--num-prompts", "4"]
+    options += ["--max-new-tokens", "128", "--output", "again.json"]
+    succeeded(rarl(trained, "evaluate", "--model", "tiny", "--adapter", "outputs/rarl_stage2", *options))
+    again = json.loads((trained / "again.json").read_text())
+    assert again == json.loads((trained / "outputs/rarl_stage2/report.json").read_text())
+
+
+def test_errors_come_before_training(trained: Path) -> None:
+    digits = launch("rarl_stage2.py", trained, *SHORT, "--gor_vocabulary", "fit", "--adapter", "outputs/gor_sft2")
+    assert "outputs/gor_sft2" in error_line(digits)
+    other = launch("sft.py", trained, *SHORT, "--gor_vocabulary", "fit")
+    assert "recipes/gor_sft.py trains value tokens" in error_line(other)
+    missing = launch("gor_sft.py", trained, *SHORT, "--gor_vocabulary", "nowhere")
+    assert "nowhere/vocabulary.json: no such file" in error_line(missing)
