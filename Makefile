@@ -1,4 +1,4 @@
-# make demo · make test · make test-long · make bench: each does its own set-up in .venv
+# make demo · make demo-gor · make test · make test-long · make bench: each does its own set-up in .venv
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= $(shell nproc)
 export TOKENIZERS_PARALLELISM ?= false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo test test-long bench clean
+.PHONY: install demo demo-gor test test-long bench clean
 
 install: $(STAMP)
 
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	bash recipes/demo.sh
+
+demo-gor: install
+	bash recipes/demo_gor.sh
 
 test: install
 	$(BIN)/ruff check .

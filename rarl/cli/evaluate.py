@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, MaxNewTokens, MaxPixels, MinPixels, Model
+from rarl.cli.options import Adapter, Decoding, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors
@@ -33,6 +33,7 @@ def evaluate(
     max_pixels: MaxPixels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
     max_new_tokens: MaxNewTokens = 1024,
+    decode: Decoding = "greedy",
 ) -> None:
     """Score a model on held-out images, and write a report.
 
@@ -56,6 +57,15 @@ def evaluate(
     loaded, processor = load_model(model, adapter)
     context = loaded.config.get_text_config().max_position_embeddings
     check_test_context(datasets, processor, context, max_new_tokens)
-    report = evaluate_model(loaded, processor, datasets, images.task, batch_size, max_new_tokens, constant=median)
+    report = evaluate_model(
+        loaded,
+        processor,
+        datasets,
+        images.task,
+        batch_size,
+        max_new_tokens,
+        constant=median,
+        decode=decode,  # type: ignore[arg-type]  # checked there
+    )
     write_report(report, output)
     Console().print(report_table({output.stem: report}, title=images.task.name))

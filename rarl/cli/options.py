@@ -9,3 +9,6 @@ Adapter = Annotated[str | None, typer.Option(help="Folder or Hub id of a LoRA ad
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")]
 MinPixels = Annotated[int | None, typer.Option(help="Least height times width of an image.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest height times width of an image.")]
+Decoding = Annotated[
+    str, typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each).")
+]

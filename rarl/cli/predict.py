@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, MaxNewTokens, MaxPixels, MinPixels, Model
+from rarl.cli.options import Adapter, Decoding, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors
@@ -18,6 +18,7 @@ def predict(
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
     max_new_tokens: MaxNewTokens = 1024,
+    decode: Decoding = "greedy",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Judge images: the value of each, and its rank (1 is the least)."""
@@ -35,7 +36,14 @@ def predict(
         raise ValueError(f"{adapter or model} does not say what it judges: give --task.")
     opened = [open_image(location, min_pixels, max_pixels) for location in images]
     loaded, processor = load_model(model, adapter)
-    prediction = predict_images(loaded, processor, opened, judged, max_new_tokens)
+    prediction = predict_images(
+        loaded,
+        processor,
+        opened,
+        judged,
+        max_new_tokens,
+        decode,  # type: ignore[arg-type]  # checked there
+    )
     if as_json:
         rows = zip(images, prediction.values, prediction.ranks, strict=True)
         typer.echo(json.dumps([{"image": name, "value": value, "rank": rank} for name, value, rank in rows], indent=2))

@@ -1,12 +1,12 @@
 """Answers of a model to data rows: greedy, batched, vision tokens suppressed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from rarl.vision_tokens import vision_token_ids
 
@@ -56,10 +56,16 @@ def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]]) -> Any:
     )
 
 
-def _generate_batch(model: Any, processor: Any, rows: Sequence[dict[str, Any]], config: GenerationConfig) -> list[str]:
+def _generate_batch(
+    model: Any,
+    processor: Any,
+    rows: Sequence[dict[str, Any]],
+    config: GenerationConfig,
+    logits_processor: LogitsProcessorList,
+) -> list[str]:
     inputs = batch_inputs(processor, rows).to(model.device)
     reset_rope_deltas(model)
-    tokens = model.generate(**inputs, generation_config=config)
+    tokens = model.generate(**inputs, generation_config=config, logits_processor=logits_processor)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -70,6 +76,7 @@ def generate_answers(
     batch_size: int = 8,
     max_new_tokens: int = 1024,
     progress: bool = True,
+    logits_processors: Callable[[], LogitsProcessorList] = LogitsProcessorList,
 ) -> list[str]:
     """The greedy completion of each row, in the order of `rows`.
 
@@ -84,6 +91,7 @@ def generate_answers(
         batch_size: Prompts per batch, at least 1.
         max_new_tokens: Longest completion in tokens, at least 1.
         progress: Show a progress bar; only on a terminal.
+        logits_processors: Makes those of one batch; see [`code_processors`](rarl.evaluation.codes.code_processors).
 
     Raises:
         ValueError: If `batch_size` is less than 1.
@@ -102,7 +110,8 @@ def generate_answers(
         with torch.no_grad():
             bar = track(batches, "Generating", console=console, disable=not (progress and console.is_terminal))
             for batch in bar:
-                texts = _generate_batch(model, processor, [rows[index] for index in batch], config)
+                chosen = [rows[index] for index in batch]
+                texts = _generate_batch(model, processor, chosen, config, logits_processors())
                 for index, text in zip(batch, texts, strict=True):
                     answers[index] = text
     finally:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rarl.answer import parse_answer
 from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes
+from rarl.evaluation.codes import Decode, code_processors
 from rarl.evaluation.generate import generate_answers
 from rarl.prompt import build_prompt
 from rarl.task import OrdinalTask, get_task
@@ -48,14 +49,17 @@ def predict(
     images: Sequence[Image.Image],
     task: str | OrdinalTask,
     max_new_tokens: int = 1024,
+    decode: Decode = "greedy",
 ) -> Prediction:
     """Ask a model for `task` on some images in one prompt, greedily.
 
     Raises:
         ValueError: If no value can be read from the answer; the message holds the answer.
     """
-    row = {"prompt": build_prompt(get_task(task), len(images)), "images": list(images)}
-    [text] = generate_answers(model, processor, [row], 1, max_new_tokens, progress=False)
+    task = get_task(task)
+    row = {"prompt": build_prompt(task, len(images)), "images": list(images)}
+    processors = code_processors(processor, task, decode)
+    [text] = generate_answers(model, processor, [row], 1, max_new_tokens, False, processors)
     answer = parse_answer(text, len(images))
     if not answer.readable:
         shown = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"

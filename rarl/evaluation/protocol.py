@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from rarl.answer import parse_answer
 from rarl.evaluation import Report
+from rarl.evaluation.codes import Decode, code_processors
 from rarl.evaluation.generate import generate_answers
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
@@ -165,8 +166,11 @@ def evaluate(
     max_new_tokens: int = 1024,
     progress: bool = True,
     constant: float | None = None,
+    decode: Decode = "greedy",
 ) -> Report:
     """Let a model answer every row greedily, and [`score`] the answers.
+
+    The report also has `tokens_per_answer`: mean tokens of an answer, its end included, per number of images.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -177,10 +181,15 @@ def evaluate(
         max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
         progress: Show a progress bar; only on a terminal.
         constant: A constant prediction to compare with, see [`score`].
+        decode: How numbers in value tokens are read, see [`code_processors`](rarl.evaluation.codes.code_processors).
     """
+    processors = code_processors(processor, get_task(task), decode)
+    tokens: dict[str, float | None] = {}
     completions: dict[int, list[str]] = {}
     values: dict[int, list[list[float]]] = {}
     for num_images, rows in datasets.items():
-        completions[num_images] = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress)
+        texts = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress, processors)
+        completions[num_images] = texts
+        tokens[str(num_images)] = mean([1.0 + len(processor.tokenizer(text)["input_ids"]) for text in texts])
         values[num_images] = [list(truth) for truth in rows["values"]]
-    return score(completions, values, task, constant)
+    return score(completions, values, task, constant) | {"tokens_per_answer": tokens}

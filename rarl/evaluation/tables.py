@@ -21,7 +21,8 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
     """Table of reports: a row per report, columns for the one-image metrics, τ per number of images and failures.
 
     In brackets stands the strict metric, in which an unreadable answer scores the worst value. A column appears if any
-    report has it, so a report of `{"mae": …}` alone (a constant baseline) is a row like the others.
+    report has it, so a report of `{"mae": …}` alone (a constant baseline) is a row like the others. Tokens are those of
+    an answer, mean over the numbers of images.
     """
     metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
     counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
@@ -32,12 +33,16 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
     for count in counts:
         table.add_column(f"τ{count} ↑", justify="right")
     table.add_column("unreadable", justify="right")
+    if any(report.get("tokens_per_answer") for report in reports.values()):
+        table.add_column("tokens", justify="right")
     for name, report in reports.items():
         strict = report.get("strict", {})
         cells = [cell(report.get(metric), strict.get(metric)) for metric in metrics]
         cells += [cell(report.get("tau", {}).get(count), strict.get("tau", {}).get(count)) for count in counts]
         rate = report.get("failure_rate")
-        table.add_row(name, *cells, "–" if rate is None else f"{rate:.1%}")
+        cells.append("–" if rate is None else f"{rate:.1%}")
+        tokens = [number for number in report.get("tokens_per_answer", {}).values() if number is not None]
+        table.add_row(name, *cells, *([f"{sum(tokens) / len(tokens):.0f}"] if tokens else []))
     return table
 
 
