@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,8 @@ def read_table(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or no table, lacks a column, or a label or a number is missing or not finite.
+        ValueError: If the file is empty or no table, lacks a column or the name of one, or a label or a number is
+            missing or not finite.
     """
     path = Path(path)
     frame = _read(path, kinds)
@@ -64,7 +65,8 @@ def read_table(
     found = [name for name in names if name in frame.columns]
     if len(found) != 1:
         wanted = f"the column {names[0]!r}" if len(names) == 1 else f"one of the columns {_listed(names)}"
-        raise ValueError(f"{path}: wanted {wanted} as label, got {_listed(found or frame.columns)}.")
+        hint = "" if found else _hint(names, frame.columns)
+        raise ValueError(f"{path}: wanted {wanted} as label, got {_listed(found or frame.columns)}{hint}.")
     labels = _numbers(frame[found[0]], path, found[0])
     features = _features(frame.drop(columns=found), path, drop, kinds)
     return Table(path.stem, features, labels, found[0])
@@ -88,7 +90,8 @@ def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float
         raise ValueError(f"{path}: name the column of the labels, it has {_listed(frame.columns)}.")
     name = frame.columns[0] if column is None else column
     if name not in frame.columns:
-        raise ValueError(f"{path}: wanted the column {name!r}, got {_listed(frame.columns)}.")
+        hint = _hint([name], frame.columns)
+        raise ValueError(f"{path}: wanted the column {name!r}, got {_listed(frame.columns)}{hint}.")
     return _numbers(frame[name], path, name)
 
 
@@ -107,12 +110,12 @@ def _read(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(path, dtype=text, **settings)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        _check_widths(path, len(header))
+        _check_widths(path, header)
         raise ValueError(f"{path}: not a table ({error}).") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start}).") from None
     if frame.iloc[:, -1].isna().any():  # also how a row that is too short looks
-        _check_widths(path, len(header))
+        _check_widths(path, header)
     if not len(frame):
         raise ValueError(f"{path}: wanted rows below the header, got none.")
     # "NA" and the like mean a missing number, but among words they are words.
@@ -128,6 +131,12 @@ def _header(path: Path) -> list[str]:
         raise ValueError(f"{path}: the file is empty; a header and rows are wanted.")
     if all(_is_number(name) for name in header):
         raise ValueError(f"{path}: wanted a header of column names in line 1, got the numbers {_listed(header)}.")
+    unnamed = next((place for place, name in enumerate(header, 1) if not name.strip()), None)
+    if unnamed is not None:
+        raise ValueError(
+            f"{path}: wanted a name for every column, got none for column {unnamed} of {len(header)}; "
+            "pandas writes an index so, unless told index=False."
+        )
     double = next((name for place, name in enumerate(header) if name in header[:place]), None)
     if double is not None:
         raise ValueError(f"{path}: the column {double!r} is there more than once.")
@@ -137,10 +146,18 @@ def _header(path: Path) -> list[str]:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line and fields of every row that is not blank, the header first."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
+        last = ""
+
+        def lines() -> Iterator[str]:
+            nonlocal last
+            for last in file:  # noqa: UP028
+                yield last
+
+        reader = csv.reader(lines())
         try:
             for row in reader:
-                if row and (len(row) > 1 or row[0].strip()):
+                # By its line, not its fields: `""` is a row with an empty field, a line of spaces is none.
+                if last.strip(" \t\r\n"):
                     yield reader.line_num, row
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not text in UTF-8 ({error.reason}).") from None
@@ -148,10 +165,12 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{path}, line {reader.line_num}: not a table ({error}).") from None
 
 
-def _check_widths(path: Path, wanted: int) -> None:
+def _check_widths(path: Path, header: Sequence[str]) -> None:
     for line, row in _rows(path):
-        if len(row) != wanted:
-            raise ValueError(f"{path}, line {line}: wanted {wanted} fields as in the header, got {len(row)}.")
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {line}: wanted {len(header)} fields as in the header, got {len(row)}{_hint((), header)}."
+            )
 
 
 def _features(frame: pd.DataFrame, path: Path, drop: Sequence[str], kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
@@ -160,7 +179,8 @@ def _features(frame: pd.DataFrame, path: Path, drop: Sequence[str], kinds: Mappi
         kinds = {name: "number" if pd.api.types.is_numeric_dtype(features[name]) else "category" for name in features}
     missing = [name for name in kinds if name not in frame.columns]
     if missing:
-        raise ValueError(f"{path}: wanted the columns {_listed(missing)}, got {_listed(frame.columns)}.")
+        hint = _hint(missing, frame.columns)
+        raise ValueError(f"{path}: wanted the columns {_listed(missing)}, got {_listed(frame.columns)}{hint}.")
     if not kinds:
         raise ValueError(f"{path}: no column of features is left.")
     columns = {
@@ -190,7 +210,7 @@ def column_names(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty, or its header is one of numbers or has a name twice.
+        ValueError: If the file is empty, or its header is one of numbers, lacks a name or has one twice.
     """
     return _header(Path(path))
 
@@ -201,6 +221,17 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _hint(wanted: Iterable[str], columns: Iterable[str]) -> str:
+    """What may be wrong with a header that lacks a column, as the end of a message."""
+    columns = [str(name) for name in columns]
+    separator = next((mark for mark in ";\t|" if mark in columns[0]), None) if len(columns) == 1 else None
+    if separator:
+        return f"; are its fields parted by {separator!r}? Commas are wanted"
+    stripped = {str(name).strip() for name in wanted}
+    blank = next((name for name in columns if name != name.strip() and name.strip() in stripped), None)
+    return f"; mind the blank in {blank!r}" if blank else ""
 
 
 def _listed(names: Any, most: int = 10) -> str:

@@ -76,7 +76,11 @@ def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
         ("\n\n", "data.csv: the file is empty"),
         ("x,y\n", "data.csv: wanted rows below the header, got none"),
         ("x,z\n1,2\n", "data.csv: wanted the column 'y' as label, got 'x', 'z'"),
-        ("x;y\n1;2\n", "wanted the column 'y' as label, got 'x;y'"),
+        ("x;y\n1;2\n", r"wanted the column 'y' as label, got 'x;y'; are its fields parted by ';'\?"),
+        ("x;y\n1,5;2\n", r"line 2: wanted 1 fields as in the header, got 2; are its fields parted by ';'\?"),
+        ("x, y\n1,2\n", "wanted the column 'y' as label, got 'x', ' y'; mind the blank in ' y'"),
+        (",x,y\n0,1,2\n", "a name for every column, got none for column 1 of 3; .*index=False"),
+        ("x,y, \n1,2,\n", "a name for every column, got none for column 3 of 3"),
         ("y\n1\n", "data.csv: no column of features is left"),
         ("1,2\n3,4\n", "wanted a header of column names in line 1, got the numbers '1', '2'"),
         ("x,y,x\n3,4,5\n", "the column 'x' is there more than once"),
@@ -116,3 +120,10 @@ def test_column_of_labels(customers: Path) -> None:
         read_labels(customers, "age")
     with pytest.raises(FileNotFoundError):
         read_labels(customers.with_name("none.csv"))
+
+
+def test_a_missing_number_in_the_only_column(tmp_path: Path) -> None:
+    """`""` is a row, a line of spaces is none."""
+    with pytest.raises(ValueError, match=r"line 4: wanted a finite number in column 'y', got '' \(1 of 3 rows\)"):
+        read_labels(write(tmp_path, 'y\n1\n  \n""\n3\n'))
+    assert read_labels(write(tmp_path, "y\n1\n  \n\n3\n")).tolist() == [1.0, 3.0]
