@@ -57,7 +57,7 @@ class TableFeatures:
                         f"X: column {name!r}: wanted numbers whose squares can be added, got {np.abs(column).max():g}."
                     )
                 # Sums of equal numbers may differ by rounding; that is no scale to divide by.
-                scale.append(deviation if deviation > 1e-12 * max(1.0, float(np.abs(column).max())) else 1.0)
+                scale.append(deviation if deviation > 1e-12 * float(np.abs(column).max()) else 1.0)
                 categories.append(None)
         return cls(names, mean, scale, categories)
 

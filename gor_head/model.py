@@ -29,7 +29,7 @@ class OrdinalOutput(ModelOutput):
     """What a forward pass gives.
 
     Args:
-        loss: Mean over the rows, weighted where weights are given.
+        loss: Mean over the rows of their losses, times their weights where weights are given.
     """
 
     loss: Tensor | None = None
@@ -97,7 +97,7 @@ class OrdinalModel(PreTrainedModel):
 
         Args:
             labels: Numbers, float64 `[B]`.
-            sample_weight: ≥ 0, `[B]`.
+            sample_weight: ≥ 0, `[B]`; of mean 1 over all training rows, so that batches count by their rows' weights.
             progress: Share of the training done, in 0..1; schedules follow it.
             inputs: Those named in `TARGETS` go to the loss, the rest to the encoder.
         """
@@ -105,8 +105,7 @@ class OrdinalModel(PreTrainedModel):
         loss = self.row_losses(self.encoder(**inputs), labels, progress, **targets)
         if sample_weight is None:
             return OrdinalOutput(loss=loss.mean())
-        weight = sample_weight.to(loss.dtype)
-        return OrdinalOutput(loss=(loss * weight).sum() / weight.sum().clamp(min=torch.finfo(loss.dtype).tiny))
+        return OrdinalOutput(loss=(loss * sample_weight.to(loss.dtype)).mean())
 
     def row_losses(self, memory: Tensor, labels: Any, progress: float, **targets: Tensor) -> Tensor:
         """Loss of each row, `[B]`."""
@@ -289,9 +288,9 @@ class GoRModel(OrdinalModel):
         if config.huber_weight == 0:
             return loss
         if config.huber_of == "exact":
-            from gor_head.decoding.posterior import posterior
+            from gor_head.decoding.posterior import posterior_mean
 
-            prediction = posterior(self, memory).mean()
+            prediction = posterior_mean(self, memory)
         else:
             summed = losses.expected_sum if config.huber_of == "expectation" else losses.windowed_sum
             prediction = summed(log_probs, codes, self.values) + self.vocabulary.offset

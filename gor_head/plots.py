@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gor_head.grid import as_labels
 from gor_head.vocabulary import CoDiVocabulary
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
     from matplotlib.figure import Figure
 
     vocabulary = regressor.vocabulary_
+    truth = None if truth is None else as_labels(truth, "truth")
     steps = regressor.explain(X)
     intervals = regressor.predict_interval(X)
     lines = -(-len(steps) // COLUMNS)

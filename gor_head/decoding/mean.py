@@ -3,13 +3,9 @@
 import torch
 from torch import Tensor
 
-from gor_head.decoding.posterior import MOST_CODES, count_codes, posterior
+from gor_head.decoding.posterior import AT_ONCE, MOST_CODES, count_codes, posterior_mean
 from gor_head.decoding.sample import sample
 from gor_head.model import GoRModel
-
-AT_ONCE = 65_536
-"""Prefixes decoded together while codes are enumerated: more rows than fit are taken in turn."""
-
 
 @torch.no_grad()
 def mean(
@@ -26,10 +22,15 @@ def mean(
     Returns:
         Means and standard errors, float64 `[B]`; the errors are 0 where all codes were enumerated.
     """
-    codes = count_codes(model.intervals, MOST_CODES)
-    if codes is None:
-        drawn = torch.stack([model.vocabulary.decode(sample(model, memory, generator)) for _ in range(samples)])
-        return drawn.mean(dim=0), drawn.std(dim=0) / samples**0.5
-    chunks = memory.split(max(1, AT_ONCE // codes))
-    means = torch.cat([posterior(model, chunk).mean() for chunk in chunks])
-    return means, torch.zeros_like(means)
+    if count_codes(model.intervals, MOST_CODES) is not None:
+        means = posterior_mean(model, memory)
+        return means, torch.zeros_like(means)
+    at_once = max(1, AT_ONCE // max(1, len(memory)))
+    drawn = torch.cat(
+        [
+            model.vocabulary.decode(sample(model, memory.repeat_interleave(count, dim=0), generator)).view(-1, count)
+            for count in (min(at_once, samples - start) for start in range(0, samples, at_once))
+        ],
+        dim=1,
+    )
+    return drawn.mean(dim=1), drawn.std(dim=1) / samples**0.5

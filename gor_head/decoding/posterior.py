@@ -1,9 +1,12 @@
 """The whole predictive distribution, for vocabularies with few codes: every prefix is decoded once."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from torch.utils.checkpoint import checkpoint
 
 from gor_head.decoders import select
 from gor_head.intervals import Intervals, Prefixes
@@ -12,6 +15,9 @@ from gor_head.vocabulary import EOS, PAD, SOS
 
 MOST_CODES = 4096
 """Codes up to which the distribution is enumerated."""
+
+AT_ONCE = 65_536
+"""Codes of all rows that are in memory together: more rows than that are taken in turn."""
 
 
 @dataclass(frozen=True)
@@ -120,3 +126,23 @@ def posterior(model: GoRModel, memory: Tensor, limit: int = MOST_CODES) -> Poste
         leaves.append(reached + following[:, :, EOS])
     codes, order = _codes(trie)
     return Posterior(codes, model.vocabulary.decode(codes), torch.cat(leaves, dim=1)[:, order])
+
+
+def posterior_mean(model: GoRModel, memory: Tensor) -> Tensor:
+    """Expected number of each row of memory `[B, L, D]`, float64 `[B]`; gradients flow if they are on.
+
+    Not more than `AT_ONCE` codes are in memory together; where gradients need what was computed before, it is computed
+    again.
+
+    Raises:
+        ValueError: If the vocabulary has more than 4 096 codes.
+    """
+
+    def of_some(rows: Tensor) -> Tensor:
+        return posterior(model, rows).mean()
+
+    codes = count_codes(model.intervals)
+    parts = memory.split(max(1, AT_ONCE // codes)) if codes else (memory,)
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return torch.cat([of_some(part) for part in parts])
+    return torch.cat([cast(Tensor, checkpoint(of_some, part, use_reentrant=False)) for part in parts])

@@ -12,6 +12,10 @@ from gor_head.decoding.walk import walk
 from gor_head.model import GoRModel
 
 
+ROUNDING = 1e-12
+"""Share of the whole by which a cumulative probability may miss a level and count as reaching it."""
+
+
 @torch.no_grad()
 def quantile(model: GoRModel, memory: Tensor, levels: Tensor) -> Tensor:
     """Codes of quantiles: the least number whose cumulative probability reaches the level.
@@ -53,7 +57,9 @@ def descend(probabilities: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     # A total a little off 1 would leave a level near 1 without a part.
     target = levels * upper[:, -1]
     possible = probabilities > 0
-    token = ((upper >= target[:, None]) & possible).to(torch.uint8).argmax(dim=1)
+    # Sums such as 0.1 + 0.2 end a little below their level; they reach it all the same.
+    reached = upper >= target[:, None] - ROUNDING * upper[:, -1:]
+    token = (reached & possible).to(torch.uint8).argmax(dim=1)
     mass = probabilities.gather(1, token[:, None]).squeeze(1)
     below = upper.gather(1, token[:, None]).squeeze(1) - mass
     return token, ((target - below) / mass).clamp(0, 1)

@@ -24,13 +24,16 @@ class OrdinalTrainer(Trainer):
 
     Args:
         read: (model, memory `[B, L, D]`) → numbers `[B]`: how evaluation reads a prediction.
-        kwargs: Of `transformers.Trainer`; the data are [`gor_head.training.data.Rows`].
+        kwargs: Of `transformers.Trainer`; the data are [`gor_head.training.data.Rows`], whose columns are all used,
+            whatever `args.remove_unused_columns` says.
     """
 
     def __init__(self, *args: Any, read: Callable[[Any, Tensor], Tensor], **kwargs: Any) -> None:
         kwargs.setdefault("data_collator", collate)
         kwargs.setdefault("compute_metrics", error_metrics)
         super().__init__(*args, **kwargs)
+        # It would wrap the collator in one for lists of dicts, and go by `forward`, which takes any column.
+        self.args.remove_unused_columns = False
         self.read = read
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gor_head import EOS, PAD, SOS, CoDiVocabulary
 from gor_head.decoding import MOST_CODES, beam, enumerate_codes, greedy, mean, posterior, quantile, sample, window
-from gor_head.decoding.posterior import count_codes
+from gor_head.decoding.posterior import count_codes, posterior_mean
 from gor_head.decoding.quantile import descend
 from gor_head.intervals import Intervals
 from gor_head.model import GoRModel
@@ -134,6 +134,15 @@ def test_descend_by_hand() -> None:
         assert descend(probabilities[:1] * scale, torch.ones(1).double())[0].tolist() == [4]
 
 
+def test_a_sum_that_rounding_ends_below_its_level_reaches_it() -> None:
+    """Of k equal parts, the level i/k is reached by the first i."""
+    for k in range(1, 40):
+        levels = torch.arange(1, k + 1, dtype=torch.float64) / k
+        token, inside = descend(torch.full((k, k), 1 / k, dtype=torch.float64), levels)
+        assert token.tolist() == list(range(k))
+        torch.testing.assert_close(inside, torch.ones(k).double())
+
+
 @pytest.mark.parametrize("levels", [[-0.1], [0.5, 1.01], [math.nan], [], 0.5, [[0.5]]])
 def test_levels_outside_0_to_1_are_refused(levels: object) -> None:
     with pytest.raises(ValueError, match="levels: wanted one or more numbers from 0 to 1 in one dimension"):
@@ -240,6 +249,29 @@ def test_the_mean_of_many_codes_is_within_its_standard_error() -> None:
     found, errors = mean(model, memory, samples=400, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(errors, spread / 20, rtol=0.25, atol=0)
     assert ((found - exact.mean().detach()).abs() < 4 * errors).all() and (errors > 0).all()
+
+
+def test_draws_for_a_mean_are_made_together() -> None:
+    model = tiny(MANY, seed=1)
+    with Calls(model.decoder) as calls:
+        mean(model, memory_of(3), samples=256)
+    assert len(calls) <= MANY.max_length + 1 and len(calls[0]) == 3 * 256
+    with Calls(model.decoder) as calls:
+        found, _ = mean(model, memory_of(1000), samples=100)
+    assert found.shape == (1000,) and max(map(len, calls)) <= 65_536
+    assert sum(len(each) for each in calls if each.shape[1] == 1) >= 100_000
+
+
+def test_gradients_of_the_mean_of_many_rows_are_those_of_few() -> None:
+    """Only a part of the rows is in memory at once, and what gradients need is computed again."""
+    model, rows = tiny(COINS), 4000
+    memory = memory_of(rows).requires_grad_()
+    with Calls(model.decoder) as calls:
+        posterior_mean(model, memory).sum().backward()
+    assert max(map(len, calls)) <= 65_536 and len(calls) == 2 * 2 * 4
+    found, memory.grad = memory.grad, None
+    posterior(model, memory).mean().sum().backward()
+    torch.testing.assert_close(found, memory.grad)
 
 
 def test_the_mean_of_many_rows_is_taken_a_part_at_a_time() -> None:

@@ -46,6 +46,15 @@ def test_numbers_are_standardised_as_scikit_learn_does(X: np.ndarray) -> None:
     )
 
 
+def test_numbers_of_tiny_units_count_and_rounding_does_not() -> None:
+    column = np.array([1.0, 2.0, 3.0])
+    small, large = (TableFeatures.fit(scale * column[:, None]) for scale in (1e-15, 1e15))
+    for scale, features in ((1e-15, small), (1e15, large)):
+        found = features.transform(scale * column[:, None])["numeric"][:, 0].numpy()
+        np.testing.assert_allclose(found, (column - 2) / column.std(), rtol=1e-6)
+    assert TableFeatures.fit(np.full((30, 1), 1e-15 / 3)).scale == [1.0]
+
+
 @given(st.lists(st.sampled_from("abcde"), min_size=1), st.lists(st.sampled_from("abcdefgh"), min_size=1))
 def test_categories_are_numbered_as_scikit_learn_does_and_strangers_are_0(seen: list[str], later: list[str]) -> None:
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(np.array(seen)[:, None])

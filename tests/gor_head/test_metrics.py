@@ -48,6 +48,13 @@ def test_errors_by_hand() -> None:
     assert cumulative_score(truth, prediction, tolerance=10) == 1.0
 
 
+def test_an_error_as_large_as_the_tolerance_is_within_it() -> None:
+    truth, prediction = np.arange(1, 2000) / 10, np.arange(4, 2003) / 10
+    assert cumulative_score(truth, prediction, tolerance=0.3) == 1
+    assert cumulative_score(1e-12 * truth, 1e-12 * prediction, tolerance=0.29e-12) == 0
+    assert cumulative_score(truth, prediction + 1e-9, tolerance=0.3) == 0
+
+
 @pytest.mark.parametrize(
     ("truth", "prediction", "half", "legacy"),
     [

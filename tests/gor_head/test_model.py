@@ -136,13 +136,17 @@ def batch(rows: int = 5) -> dict[str, Tensor]:
     return {"memory": memory_of(rows), "labels": labels, "codes": COINS.encode(labels)}
 
 
-def test_weights_equal_repeated_rows() -> None:
+def test_weights_equal_repeated_rows_and_do_not_hang_on_the_batch() -> None:
     model, rows = tiny(COINS, huber_weight=10.0), batch()
     weights = torch.tensor([2.0, 0, 1, 3, 1])
     repeated = {name: column.repeat_interleave(weights.long(), dim=0) for name, column in rows.items()}
     weighted = model(**rows, sample_weight=weights).loss
-    torch.testing.assert_close(weighted, model(**repeated).loss)
-    torch.testing.assert_close(model(**rows, sample_weight=10 * weights).loss, weighted)
+    torch.testing.assert_close(5 * weighted, 7 * model(**repeated).loss)
+    parts = [{name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 5))]
+    first, second = (
+        model(**part, sample_weight=weight).loss for part, weight in zip(parts, weights.split([2, 3]), strict=True)
+    )
+    torch.testing.assert_close(2 * first + 3 * second, 5 * weighted)
     torch.testing.assert_close(model(**rows, sample_weight=torch.ones(5)).loss, model(**rows).loss)
 
 

@@ -52,7 +52,6 @@ def trainer(model: Any, directory: Path, *, steps: int, read: Any = median, **se
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
-        remove_unused_columns=False,
         dataloader_pin_memory=False,
         **({"save_strategy": "no"} | settings),
     )
@@ -98,6 +97,16 @@ def test_training_learns_and_a_checkpoint_is_the_model(tmp_path: Path) -> None:
     numeric = rows().columns["numeric"]
     numbers = [median(each.eval(), each.encoder(numeric=numeric)) for each in (model, loaded)]
     assert torch.equal(*numbers)
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_columns_are_used_whatever_the_arguments_say(remove: bool, tmp_path: Path) -> None:
+    """True is the default of TrainingArguments."""
+    model = gor()
+    before = model.output.weight.clone()
+    run = trainer(model, tmp_path, steps=2, remove_unused_columns=remove, eval_dataset=rows(5))
+    run.train()
+    assert not torch.equal(before, model.output.weight) and run.evaluate()["eval_mae"] >= 0
 
 
 def test_metrics_are_of_the_numbers_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -72,5 +73,7 @@ def test_refinement_draws_every_row_and_its_sums(tmp_path: Path) -> None:
         sums = next(line for line in axes.lines if line.get_label() == "sum so far").get_ydata()
         assert sums[0] == 0 and sums[-1] == prediction
         assert axes.get_title().endswith(f"= {prediction:g}")
+    of_frame = refinement_figure(regressor, features[:4], pd.Series(labels)[56:])
+    assert [axes.lines[-1].get_ydata()[0] for axes in of_frame.axes[:4]] == labels[56:].tolist()
     refinement(regressor, features[:4], tmp_path / "refinement.png")
     assert (tmp_path / "refinement.png").stat().st_size > 1000
