@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python -m benchmarks.vocabulary
 	$(BIN)/python -m benchmarks.gor_decode
 	$(BIN)/python -m benchmarks.gor_train
+	$(BIN)/python -m benchmarks.gor_vlm
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -77,11 +77,13 @@ class CodeMask:
         return inside, Prefixes(values.sum(dim=1), width, length, no, ~no)
 
     def apply(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[n, size]` with −inf for what may not follow."""
+        """Scores `[n, size]` with −inf for what may not follow, changed in place: a copy of a large vocabulary's scores
+        takes several times as long as the mask. (`generate` with `output_logits` then returns masked logits.)"""
         inside, allowed = self(ids)
-        masked = scores.masked_fill(inside[:, None], -torch.inf)
-        masked[:, self.columns] = scores[:, self.columns].masked_fill(~allowed, -torch.inf)
-        return masked
+        kept = scores[:, self.columns].masked_fill(~allowed, -torch.inf)
+        scores[inside] = -torch.inf
+        scores[:, self.columns] = kept
+        return scores
 
 
 class ValueTokenLogits(LogitsProcessor):
@@ -103,7 +105,7 @@ class ValueTokenLogits(LogitsProcessor):
         return mask
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        """Ids `[n, t]` and scores `[n, size]` → masked scores."""
+        """Ids `[n, t]` and scores `[n, size]` → the same scores, masked in place."""
         return self.mask(scores).apply(input_ids, scores)
 
 

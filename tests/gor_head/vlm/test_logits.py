@@ -52,7 +52,7 @@ def test_mask_is_what_the_vocabulary_says(data: Any) -> None:
     earlier = [TEXT, *code_of(data.draw(st.sampled_from(labels)), tokens), TEXT + 1] if data.draw(st.booleans()) else []
     for ids in ([*before, *earlier, TEXT, *code], [*before, *earlier], [*before, TEXT, *code, TEXT + 1], [5, *earlier]):
         scores = torch.randn(1, size)
-        masked = ValueTokenLogits(tokens)(torch.tensor([ids or [0]]), scores)
+        masked = ValueTokenLogits(tokens)(torch.tensor([ids or [0]]), scores.clone())
         allowed = allowed_by_hand(ids or [0], tokens, size)
         assert {token for token in range(size) if masked[0, token] > -torch.inf} == allowed
         kept = sorted(allowed)
@@ -151,7 +151,7 @@ def test_vllm_shape_is_the_same_mask() -> None:
     process = vllm_logits_processor(TOKENS)
     for generated in ([], [3], [TEXT], [TEXT, TEXT + 6, TEXT + 3], [TEXT, TEXT + 3, TEXT + 1]):
         logits = torch.randn(SIZE)
-        allowed = {token for token, score in enumerate(process(generated, logits).tolist()) if score > -torch.inf}
+        allowed = {token for token, score in enumerate(process(generated, logits.clone()).tolist()) if score > -torch.inf}
         assert allowed == allowed_by_hand(generated, TOKENS, SIZE)
 
 
