@@ -17,10 +17,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, CoDiVocabulary
-
-UNBOUNDED = 2**62
-"""Width of an interval without an upper end; far beyond any label, which has 2**53 units at most."""
+from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, UNBOUNDED, CoDiVocabulary
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -39,6 +40,9 @@ FIRST_VALUE = 3
 VOCABULARY_FILE = "vocabulary.json"
 FORMAT = 1
 
+UNBOUNDED = 2**62
+"""Width of an interval without an upper end, in units: no code may reach it."""
+
 STRICT_REFINEMENT = 10**6
 """Grid points per unit of the labels under `strict_paper`, whose tokens are interpolated."""
 
@@ -59,9 +63,9 @@ class CoDiVocabulary:
     id 2 on the order of ids is the order of numbers.
 
     Args:
-        tokens: Token values in units of the grid, > 0, in any order, `[V]`.
+        tokens: Token values in units of the grid, whole numbers from 1 to 2**53, in any order, `[V]`.
         resolution: Size of one unit, in units of the label.
-        offset: Units subtracted from every label before it is encoded.
+        offset: Units subtracted from every label before it is encoded, a whole number.
         tolerance: ε, relative to the label (less the offset), 0 ≤ ε < 1. 0: codes end only when nothing fits.
         max_length: Most value tokens of a code, EOS not counted.
         statistics: What [`CoDiVocabulary.summary`] says about the fit.
@@ -96,12 +100,17 @@ class CoDiVocabulary:
         statistics: dict[str, Any] | None = None,
         labels_hash: str | None = None,
     ) -> None:
-        units = np.unique(np.asarray(tokens, dtype=np.int64))
-        if len(units) and units[0] <= 0:
-            raise ValueError(f"Token values must be positive, got {units[0]} units.")
-        _check("resolution", resolution, np.isfinite(resolution) and resolution > 0, "a positive number")
-        _check("tolerance", tolerance, 0 <= tolerance < 1, "a number from 0 to below 1")
-        _check("max_length", max_length, max_length >= 1 and max_length == int(max_length), "a whole number from 1")
+        units = _token_units(tokens)
+        _check("resolution", resolution, lambda: np.isfinite(resolution) and resolution > 0, "a positive number")
+        _check("tolerance", tolerance, lambda: 0 <= tolerance < 1, "a number from 0 to below 1")
+        _check(
+            "max_length", max_length, lambda: max_length >= 1 and max_length == int(max_length), "a whole number from 1"
+        )
+        _check("offset", offset, lambda: offset == int(offset) and abs(offset) <= MAX_UNITS, "a whole number of units")
+        if len(units) and int(max_length) * int(units[-1]) >= UNBOUNDED:
+            raise ValueError(
+                f"max_length: wanted less than 2**62 units in a code, got {max_length} tokens of up to {units[-1]}."
+            )
         self.grid = Grid(float(resolution), int(offset))
         self.tokens: NDArray[np.int64] = units
         self.tolerance = float(tolerance)
@@ -143,7 +152,8 @@ class CoDiVocabulary:
             exact: Codes hit every training label exactly; `tolerance` is then 0.
             codi_update: `"static"` computes CoDi once (paper), `"recompute"` after each removal.
             resolution: Grid step. By default the coarsest power of ten that holds all labels exactly, or else 1e-4 of
-                their range, with a warning. Give it if later labels may be finer than these.
+                their range, with a warning. Give it if later labels may be finer than these; a step that moves labels
+                by more than the tolerance is warned of.
             offset: `"min"` codes the distance from the smallest label; then labels may be negative, and the tolerance
                 is relative to that distance.
             strict_paper: Run both algorithms to the letter: interpolated percentiles, no closure, no rollback. Labels
@@ -154,18 +164,23 @@ class CoDiVocabulary:
                 out of range.
         """
         _check(
-            "initializer", initializer, initializer in ("quantile", "manual", "binary"), "quantile, manual or binary"
+            "initializer",
+            initializer,
+            lambda: initializer in ("quantile", "manual", "binary"),
+            "quantile, manual or binary",
         )
-        _check("q", q, 0 < q <= 1, "a number above 0 and up to 1")
-        _check("beta", beta, 0 <= beta <= 1, "a number from 0 to 1")
-        _check("tolerance", tolerance, 0 <= tolerance < 1, "a number from 0 to below 1")
-        _check("max_length", max_length, max_length >= 1 and max_length == int(max_length), "a whole number from 1")
-        _check("codi_update", codi_update, codi_update in ("static", "recompute"), "static or recompute")
-        _check("offset", offset, offset in (None, "min"), "None or 'min'")
+        _check("q", q, lambda: 0 < q <= 1, "a number above 0 and up to 1")
+        _check("beta", beta, lambda: 0 <= beta <= 1, "a number from 0 to 1")
+        _check("tolerance", tolerance, lambda: 0 <= tolerance < 1, "a number from 0 to below 1")
+        _check(
+            "max_length", max_length, lambda: max_length >= 1 and max_length == int(max_length), "a whole number from 1"
+        )
+        _check("codi_update", codi_update, lambda: codi_update in ("static", "recompute"), "static or recompute")
+        _check("offset", offset, lambda: offset in (None, "min"), "None or 'min'")
         if strict_paper:
-            _check("initializer", initializer, initializer == "quantile", "'quantile' under strict_paper")
+            _check("initializer", initializer, lambda: initializer == "quantile", "'quantile' under strict_paper")
         if resolution is not None:
-            _check("resolution", resolution, np.isfinite(resolution) and resolution > 0, "a positive number")
+            _check("resolution", resolution, lambda: np.isfinite(resolution) and resolution > 0, "a positive number")
         array = as_labels(labels)
         values, counts = distinct_values(array)
         negative = int(counts[values < 0].sum())
@@ -174,7 +189,6 @@ class CoDiVocabulary:
                 f"labels: wanted numbers from 0 on, got {negative} negative of {array.size} (smallest {values[0]:g}); "
                 "offset='min' codes the distance from the smallest."
             )
-        labels_hash = _hash_labels(values, counts)
         tolerance = 0.0 if exact else tolerance
         grid = Grid(resolution or choose_resolution(values, array.dtype))
         if strict_paper:
@@ -182,7 +196,17 @@ class CoDiVocabulary:
             grid = Grid(grid.resolution / refinement)
         units = grid.units(values)
         start = int(units[0]) if offset == "min" else 0
+        if resolution is not None:
+            room = tolerance * np.maximum(values - grid.values(np.array(start)), 0) + _rounding(values, array.dtype)
+            moved = int(counts[np.abs(grid.values(units) - values) > room].sum())
+            if moved:
+                warnings.warn(
+                    f"resolution {resolution:g} moves {moved} of {array.size} labels by more than the tolerance "
+                    f"{tolerance:g}; give a finer one.",
+                    stacklevel=2,
+                )
         units, counts = _merge(units - start, counts)
+        labels_hash = _hash_labels(units, counts)
         slack = slack_units(units, tolerance)
 
         statistics: dict[str, Any] = {
@@ -306,9 +330,12 @@ class CoDiVocabulary:
         """
         if isinstance(ids, torch.Tensor):
             return self._decode_tensor(ids)
-        array = np.asarray(ids)
-        if isinstance(ids, list) and array.ndim == 1:
-            return float(self.decode(array.astype(np.int64, casting="safe")[None] if array.size else _NO_IDS)[0])
+        try:
+            array = np.asarray(ids)
+        except ValueError:
+            raise ValueError("ids: wanted a list of ids, or integers of shape (n, L), got unequal lengths.") from None
+        if isinstance(ids, list) and array.ndim == 1 and (not array.size or array.dtype.kind in "iu"):
+            return float(self.decode(array[None] if array.size else _NO_IDS)[0])
         if array.ndim != 2 or array.dtype.kind not in "iu":
             raise ValueError(
                 f"ids: wanted a list of ids, or integers of shape (n, L), got {array.dtype} of shape {array.shape}."
@@ -368,31 +395,35 @@ class CoDiVocabulary:
         """How well the codes hold some labels, for instance those of a test split.
 
         Returns:
-            `labels`; `clipped`, how many lie outside what has a code; `missed`, how many of the others have a code that
-            is off by more than the tolerance (possible for labels that the fit has not seen); `max_relative_error`
-            among those.
+            `labels`; `clipped`, how many lie outside what has a code; `missed`, how many of the others have a code
+            whose number is off by more than the tolerance, be it for the grid or for a label that the fit has not seen;
+            `max_relative_error` among those others, of labels above the offset.
 
         Raises:
             ValueError: As [`CoDiVocabulary.encode`].
         """
-        units = self._units(as_labels(labels), clip=False)
-        inside = units[~self._outside(units)]
-        codes = self._greedy(inside)
-        positive = inside > 0
-        errors = codes.residual[positive] / inside[positive]
+        array = as_labels(labels)
+        units = self._units(array, clip=False)
+        inside = ~self._outside(units)
+        codes = self._greedy(units[inside])
+        numbers = array[inside].astype(np.float64)
+        rounding, distance = _rounding(numbers, array.dtype), np.maximum(numbers - self.offset, 0)
+        errors = np.abs(self.grid.values(units[inside] - codes.residual) - numbers)
+        off = (errors > rounding) & (distance > 0)
         return {
             "labels": len(units),
-            "clipped": len(units) - len(inside),
-            "missed": int((codes.residual > slack_units(inside, self.tolerance)).sum()),
-            "max_relative_error": float(errors.max(initial=0.0)),
+            "clipped": len(units) - len(numbers),
+            "missed": int((errors > self.tolerance * distance + rounding).sum()),
+            "max_relative_error": float((errors[off] / distance[off]).max(initial=0.0)),
         }
 
     def summary(self) -> dict[str, Any]:
         """Settings and outcome of the vocabulary, as plain numbers and lists that JSON can hold.
 
-        Beside the settings: `size`, `longest`, `mean_length` (value tokens per label), `max_relative_error`,
-        `subtract_once_error` (algorithm 2's own error, beside the greedy one), and `before` and `after` CoDi: values,
-        occurrences over all labels, labels that use each token, and CoDi, in ascending order of value (Fig. 5a).
+        `size` and what [`CoDiVocabulary`] was made with; after a fit also its settings, `labels` and `distinct_labels`,
+        algorithm 2's own error as `subtract_once_error`, and `before` and `after` CoDi: `size`, `longest` and
+        `mean_length` of codes in value tokens, `max_relative_error` on the grid, and per token, in ascending order of
+        value, `values`, `occurrences` over all labels, `labels` that use it, and `codi` (Fig. 5a).
         """
         head = {
             "size": len(self.tokens),
@@ -405,13 +436,13 @@ class CoDiVocabulary:
         return head | json.loads(json.dumps(self.statistics))
 
     def check_labels(self, labels: Any) -> None:
-        """Make sure that these are the labels of the fit, in whatever order.
+        """Make sure that these are the labels of the fit on its grid, in whatever order and type.
 
         Raises:
             ValueError: If their hash is another one.
         """
         array = as_labels(labels)
-        seen = _hash_labels(*distinct_values(array))
+        seen = _hash_labels(*np.unique(self.grid.units(array), return_counts=True))
         if seen != self.labels_hash:
             raise ValueError(
                 f"labels: the vocabulary was fitted on labels with hash {str(self.labels_hash)[:12]}, "
@@ -530,9 +561,31 @@ class CoDiVocabulary:
 _NO_IDS = np.zeros((1, 0), dtype=np.int64)
 
 
-def _check(name: str, value: Any, valid: Any, wanted: str) -> None:
-    if not valid:
+def _check(name: str, value: Any, valid: Callable[[], Any], wanted: str) -> None:
+    try:
+        fine = not isinstance(value, bool) and bool(valid())
+    except (TypeError, ValueError, OverflowError):  # text, a list, int(infinity)
+        fine = False
+    if not fine:
         raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
+
+
+def _token_units(tokens: Any) -> NDArray[np.int64]:
+    """Distinct tokens, ascending, `[V]`; refuses what is no whole number of units from 1 to 2**53."""
+    array = np.asarray(tokens)
+    if not array.size:
+        return np.zeros(0, dtype=np.int64)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"tokens: wanted whole numbers of units, got dtype {array.dtype}.")
+    wrong = array[~((array >= 1) & (array <= MAX_UNITS) & (array == np.floor(array)))]
+    if len(wrong):
+        raise ValueError(f"tokens: wanted whole numbers of units from 1 to 2**53, got {wrong[0]}.")
+    return np.unique(array.astype(np.int64))
+
+
+def _rounding(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """How far labels may be from numbers on the grid because of their type: 0.1 as float32 counts as 0.1."""
+    return 4 * np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.abs(values)
 
 
 def _merge(units: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -569,8 +622,8 @@ def _usage(
     }
 
 
-def _hash_labels(values: NDArray[np.float64], counts: NDArray[np.int64]) -> str:
-    return hashlib.sha256(values.astype("<f8").tobytes() + counts.astype("<i8").tobytes()).hexdigest()
+def _hash_labels(units: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
+    return hashlib.sha256(units.astype("<i8").tobytes() + counts.astype("<i8").tobytes()).hexdigest()
 
 
 def _hash_content(content: dict[str, Any]) -> str:

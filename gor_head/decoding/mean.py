@@ -7,6 +7,7 @@ from gor_head.decoding.posterior import AT_ONCE, MOST_CODES, count_codes, poster
 from gor_head.decoding.sample import sample
 from gor_head.model import GoRModel
 
+
 @torch.no_grad()
 def mean(
     model: GoRModel, memory: Tensor, samples: int = 256, generator: torch.Generator | None = None

@@ -5,7 +5,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-
 from torch.utils.checkpoint import checkpoint
 
 from gor_head.decoders import select

@@ -11,7 +11,6 @@ from torch import Tensor
 from gor_head.decoding.walk import walk
 from gor_head.model import GoRModel
 
-
 ROUNDING = 1e-12
 """Share of the whole by which a cumulative probability may miss a level and count as reaching it."""
 

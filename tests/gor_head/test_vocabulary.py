@@ -122,11 +122,14 @@ def test_every_training_label_has_a_descending_code_within_tolerance_and_length(
     before, after = summary["before"]["size"], summary["after"]["size"]
     assert after == summary["size"] == len(tokens) <= before
     assert after >= max(1, math.ceil(settings["beta"] * before)) or before == 0
+    distance = np.array(labels, dtype=np.float64) - vocabulary.offset
+    errors = np.abs(vocabulary.decode(ids) - labels)
+    relative = errors[distance > 1e-12] / distance[distance > 1e-12]
     assert vocabulary.coverage(labels) == {
         "labels": len(labels),
         "clipped": 0,
-        "missed": 0,
-        "max_relative_error": summary["after"]["max_relative_error"],
+        "missed": (errors > vocabulary.tolerance * distance + 1e-14 * np.abs(labels)).sum(),
+        "max_relative_error": pytest.approx(relative.max(initial=0), rel=1e-9, abs=1e-12),
     }
 
 
@@ -275,6 +278,29 @@ def test_labels_that_no_power_of_ten_holds_are_rounded_with_a_warning() -> None:
     assert np.abs(vocabulary.decode(vocabulary.encode(labels)) - labels).max() <= math.pi / 20000 * 1.001
 
 
+def test_coverage_counts_what_the_grid_rounds_away() -> None:
+    """Codes of 0.4 and 1.4 are 0 and 1."""
+    found = CoDiVocabulary([1, 2], tolerance=0.05).coverage([0.4, 1.4, 2, 1.96, 0])
+    assert found == {"labels": 5, "clipped": 0, "missed": 2, "max_relative_error": 1.0}
+    cents = CoDiVocabulary(2 ** np.arange(20), resolution=0.01, tolerance=0)
+    # What the type of a number makes of 29.33 is no error.
+    assert cents.coverage(np.array([29.33, 0.07], dtype=np.float32))["missed"] == 0
+    assert cents.coverage([0.1 + 0.2]) == {"labels": 1, "clipped": 0, "missed": 0, "max_relative_error": 0}
+
+
+def test_a_grid_too_coarse_for_the_labels_is_said() -> None:
+    with pytest.warns(UserWarning, match="resolution 1 moves 3 of 5 labels by more than the tolerance 0.005"):
+        CoDiVocabulary.fit([0.3, 0.3, 1.4, 7, 100.4], resolution=1.0)
+    with pytest.warns(UserWarning, match="resolution 100 moves 2 of 2 labels"):
+        assert not len(CoDiVocabulary.fit([20, 30], resolution=100).tokens)
+    with pytest.warns(UserWarning, match="resolution 0.1 moves 1 of 3 labels by more than the tolerance 0"):
+        CoDiVocabulary.fit([-3, 0.25, 1], resolution=0.1, offset="min", exact=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CoDiVocabulary.fit(np.array([0.1, 29.3], dtype=np.float32), resolution=0.1, exact=True)
+        CoDiVocabulary.fit([100.4, 200, 0], resolution=1.0)
+
+
 def test_values_on_a_decimal_grid_are_the_nearest_floats() -> None:
     assert Grid(0.01).values(np.array([2933, 7, 58])).tolist() == [29.33, 0.07, 0.58]
 
@@ -378,6 +404,15 @@ def test_bad_labels_say_what_was_seen_and_wanted(labels: Any, message: str) -> N
         ({"codi_update": "never"}, "codi_update: wanted"),
         ({"strict_paper": True, "initializer": "manual"}, "'quantile' under strict_paper"),
         ({"resolution": 1e-20}, "more than 2\\*\\*53 units"),
+        ({"max_length": "a"}, "max_length: wanted a whole number from 1, got 'a'"),
+        ({"max_length": math.inf}, "max_length: wanted a whole number from 1, got inf"),
+        ({"max_length": True}, "max_length: wanted a whole number from 1, got True"),
+        ({"tolerance": "small"}, "tolerance: wanted a number from 0 to below 1, got 'small'"),
+        ({"tolerance": math.nan}, "tolerance: wanted"),
+        ({"q": None}, "q: wanted"),
+        ({"beta": [0.5]}, "beta: wanted"),
+        ({"resolution": "fine"}, "resolution: wanted"),
+        ({"initializer": ["binary"]}, "initializer: wanted"),
     ],
 )
 def test_bad_settings_name_the_setting(settings: dict[str, Any], message: str) -> None:
@@ -386,7 +421,50 @@ def test_bad_settings_name_the_setting(settings: dict[str, Any], message: str) -
 
 
 @pytest.mark.parametrize(
-    "ids", [[[99]], np.array([[-1]]), np.array([[1.5]]), np.array([3, 2]), torch.tensor([3]), torch.ones(1, 1)]
+    ("arguments", "message"),
+    [
+        ({"tokens": [1.5, 2]}, r"tokens: wanted whole numbers of units from 1 to 2\*\*53, got 1.5"),
+        ({"tokens": [3, 0]}, "tokens: wanted .*, got 0"),
+        ({"tokens": [1, 2**53 + 1]}, "tokens: wanted .*, got 9007199254740993"),
+        ({"tokens": [math.nan]}, "tokens: wanted .*, got nan"),
+        ({"tokens": ["1"]}, "tokens: wanted whole numbers of units, got dtype <U1"),
+        ({"tokens": [1], "offset": 0.5}, "offset: wanted a whole number of units, got 0.5"),
+        ({"tokens": [2**53], "max_length": 512}, r"max_length: wanted less than 2\*\*62 units in a code, got 512"),
+        ({"tokens": [1], "max_length": math.inf}, "max_length: wanted a whole number from 1, got inf"),
+    ],
+)
+def test_tokens_that_are_none(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CoDiVocabulary(**arguments)
+
+
+def test_the_largest_tokens_there_are() -> None:
+    vocabulary = CoDiVocabulary([2**53, 1.0], max_length=511)
+    assert vocabulary.tokens.tolist() == [1, 2**53] and vocabulary.encode(2.0**53) == [4, EOS]
+
+
+def test_labels_of_another_type_are_the_same_labels() -> None:
+    labels = np.array([0.1, 29.3, 7, 7], dtype=np.float64)
+    CoDiVocabulary.fit(labels).check_labels(labels.astype(np.float32))
+    CoDiVocabulary.fit(labels.astype(np.float32)).check_labels(labels)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [[99]],
+        np.array([[-1]]),
+        np.array([[1.5]]),
+        np.array([3, 2]),
+        torch.tensor([3]),
+        torch.ones(1, 1),
+        [3.0, 2.0],
+        ["3"],
+        [None],
+        None,
+        [True],
+        [[3], [3, 2]],
+    ],
 )
 def test_bad_ids_are_refused(ids: Any) -> None:
     with pytest.raises(ValueError, match="ids: wanted"):
@@ -402,6 +480,7 @@ def test_saved_vocabulary_comes_back_and_a_changed_file_does_not(tmp_path: Path)
     assert loaded.values.tolist() == vocabulary.values.tolist()
     assert loaded.encode(labels).tolist() == vocabulary.encode(labels).tolist()
     loaded.check_labels(labels[::-1])
+    loaded.check_labels(torch.tensor(labels, dtype=torch.float32))
     with pytest.raises(ValueError, match="fitted on labels with hash .*, these 5 have"):
         loaded.check_labels(labels[1:])
     content = json.loads(path.read_text())
