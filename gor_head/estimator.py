@@ -1,16 +1,17 @@
 """scikit-learn estimators: GoR, and the direct heads it is compared with, on the same encoder and trainer."""
 
+import inspect
 import json
 import math
 import random
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,7 @@ from gor_head.decoders import DECODERS
 from gor_head.decoding.beam import beam
 from gor_head.decoding.greedy import greedy
 from gor_head.decoding.mean import mean
+from gor_head.decoding.posterior import count_codes
 from gor_head.decoding.quantile import quantile
 from gor_head.decoding.sample import sample
 from gor_head.decoding.window import window
@@ -36,6 +38,7 @@ from gor_head.encoders import ENCODERS
 from gor_head.features import TableFeatures, is_number
 from gor_head.grid import as_labels
 from gor_head.heads import HEADS
+from gor_head.heads.base import location_and_scale
 from gor_head.losses import HuberOf
 from gor_head.model import DirectConfig, DirectModel, GoRConfig, GoRModel, OrdinalModel
 from gor_head.training import STRATEGIES
@@ -81,15 +84,19 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         # A row without weight is no row: neither vocabulary nor validation may know its label.
         used = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
         quiet = nullcontext() if self.verbose else _silence()
-        with quiet, _own_randomness(_seed(self.random_state)), tempfile.TemporaryDirectory() as scratch:
+        with _own_randomness(_seed(self.random_state)), quiet, tempfile.TemporaryDirectory() as scratch:
             order = used[torch.randperm(len(used)).numpy()]
             held = int(len(used) * self.validation_fraction) if len(used) >= FEWEST_TO_SPLIT else 0
             chosen = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
             self._prepare(y[chosen["train"]])
+            if weight is not None:
+                weight = weight / weight[chosen["train"]].mean()
             splits = {}
             for name, index in chosen.items():
                 rows = {key: column[torch.from_numpy(index)] for key, column in columns.items()}
-                rows |= {"labels": torch.from_numpy(y[index].astype(np.float64))} | self._targets(y[index])
+                rows["labels"] = torch.from_numpy(y[index].astype(np.float64))
+                if name == "train":
+                    rows |= self._targets(y[index])
                 if weight is not None:
                     rows["sample_weight"] = torch.from_numpy(weight[index])
                 splits[name] = Rows(rows)
@@ -142,11 +149,16 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
             content = json.loads(path.read_text(encoding="utf-8"))
             kind = {kind.__name__: kind for kind in (GoRRegressor, DirectRegressor)}[content["estimator"]]
             estimator = kind(**content["settings"])
+            estimator._check_settings()
             features, names = content["features"], content["feature_names_in"]
             estimator.features_ = None if features is None else TableFeatures(**features)
-            estimator.n_features_in_ = int(content["n_features_in"])
+            estimator.n_features_in_ = count = int(content["n_features_in"])
+            if (features is None) != (estimator._encoder_kind != "ffn"):
+                raise ValueError(f"wanted features for the encoder 'ffn' and no other, got {features!r}")
+            if any(listed is not None and len(listed) != count for listed in (names, features and features["names"])):
+                raise ValueError(f"wanted {count} features")
             vocabulary_is_setting = content["vocabulary_is_setting"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not written by save_pretrained ({error!r}).") from None
         if not issubclass(kind, cls):
             raise ValueError(f"{path}: holds a {kind.__name__}, wanted a {cls.__name__}.")
@@ -162,14 +174,14 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         if not isinstance(self.encoder, dict | None):
             raise ValueError(f"encoder: wanted a dict of arguments, or None, got {self.encoder!r}.")
         _check_choice("encoder['kind']", self._encoder_kind, ENCODERS)
+        given = [name for name in self.encoder or {} if name != "kind"]
+        # Those two follow from the table.
+        _check_arguments("encoder", given, ENCODERS[self._encoder_kind], ("numeric", "categories"))
         _check_whole(self, "batch_size", "max_steps", "patience", "predict_batch_size")
         if self.eval_steps is not None:
             _check_whole(self, "eval_steps")
-        fraction, rate = self.validation_fraction, self.learning_rate
-        if not (_is_real(fraction) and 0 <= fraction < 1):
-            raise ValueError(f"validation_fraction: wanted a number from 0 to below 1, got {fraction!r}.")
-        if not (_is_real(rate) and 0 < rate < math.inf):
-            raise ValueError(f"learning_rate: wanted a positive number, got {rate!r}.")
+        _check_real(self, lambda value: 0 <= value < 1, "a number from 0 to below 1", "validation_fraction", "dropout")
+        _check_real(self, lambda value: 0 < value < math.inf, "a positive number", "learning_rate")
 
     def _prepare(self, y: NDArray[Any]) -> None:
         """Learn from the training labels what the model's configuration needs."""
@@ -179,6 +191,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         raise NotImplementedError
 
     def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
+        """Columns that the loss wants of training rows beside the labels."""
         return {}
 
     def _number(self, model: Any, memory: Tensor) -> Tensor:
@@ -416,7 +429,8 @@ class GoRRegressor(OrdinalRegressor):
         check_is_fitted(self, "model_")
         name = decode or self.decode
         _check_choice("decode", name, DECODES)
-        with _own_randomness(_seed(self.random_state)):
+        draws = name == "sample" or (name == "mean" and count_codes(self.model_.intervals) is None)
+        with _own_randomness(_seed(self.random_state)) if draws else nullcontext():
             return _numpy(self._decode(memory, name) for memory in self._batches(X))
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> NDArray[np.float64]:
@@ -426,7 +440,9 @@ class GoRRegressor(OrdinalRegressor):
         return _numpy(self.vocabulary_.decode(rows.flatten(0, 1)).view(rows.shape[:2]) for rows in codes)
 
     def predict_interval(self, X: Any, low: float = 0.05, high: float = 0.95) -> NDArray[np.float64]:
-        """Interval between two quantiles, `[n, 2]`."""
+        """Interval between two quantiles, `[n, 2]`, of levels 0 ≤ low ≤ high ≤ 1."""
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"low, high: wanted levels with 0 ≤ low ≤ high ≤ 1, got {low:g} and {high:g}.")
         return self.predict_quantiles(X, [low, high])
 
     def explain(self, X: Any, decode: Literal["greedy", "quantile"] = "quantile") -> list[list[float]]:
@@ -477,18 +493,23 @@ class GoRRegressor(OrdinalRegressor):
         _check_choice("finetune", self.finetune, (None, "dpo", "grpo"))
         _check_choice("decode", self.decode, DECODES)
         _check_choice("huber_of", self.huber_of, get_args(HuberOf))
-        if self.huber_scale != "std" and not (isinstance(self.huber_scale, Real) and self.huber_scale > 0):
-            raise ValueError(f"huber_scale: wanted 'std' or a positive number, got {self.huber_scale!r}.")
+        if isinstance(self.vocabulary, dict):
+            _check_arguments("vocabulary", self.vocabulary, CoDiVocabulary.fit, ("labels",))
+        if not (isinstance(self.huber_scale, str) and self.huber_scale == "std"):
+            _check_real(self, lambda value: 0 < value < math.inf, "'std' or a positive number", "huber_scale")
+        _check_real(self, lambda value: 0 < value < math.inf, "a positive number", "huber_delta")
+        _check_real(self, lambda value: 0 <= value < math.inf, "a number from 0 on", "nll_weight", "huber_weight")
         _check_whole(self, "width", "layers", "heads", "finetune_steps")
 
     def _prepare(self, y: NDArray[Any]) -> None:
         given = self.vocabulary
         # A copy counts the labels that it clips; what was given stays as it was.
-        self._scale = (float(y.std()) or 1.0) if self.huber_scale == "std" else float(self.huber_scale)
+        spread = location_and_scale(y.astype(np.float64))[1]
+        self._scale = spread if self.huber_scale == "std" else float(self.huber_scale)
         self._fitted = copy(given) if isinstance(given, CoDiVocabulary) else CoDiVocabulary.fit(y, **(given or {}))
 
     def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
-        return {"codes": torch.from_numpy(self._fitted.encode(y))} if len(y) else {"codes": torch.zeros(0, 1).short()}
+        return {"codes": torch.from_numpy(self._fitted.encode(y))}
 
     def _model(self) -> GoRModel:
         settings = {
@@ -631,8 +652,26 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
+def _check_real(estimator: Any, valid: Callable[[Any], bool], wanted: str, *names: str) -> None:
+    for name in names:
+        value = getattr(estimator, name)
+        if not (_is_real(value) and valid(value)):
+            raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
+
+
+def _check_arguments(name: str, given: Collection[str], taker: Callable[..., Any], others: Sequence[str]) -> None:
+    """Refuse arguments that `taker` does not take or that come from elsewhere (`others`); miss none that it needs."""
+    known = {key: each for key, each in inspect.signature(taker).parameters.items() if key not in others}
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"{name}: wanted arguments among {', '.join(known)}, got {unknown[0]!r}.")
+    lacking = [key for key, each in known.items() if each.default is each.empty and key not in given]
+    if lacking:
+        raise ValueError(f"{name}: wanted {lacking[0]!r} too, got {', '.join(sorted(given)) or 'no argument'}.")
+
+
 def _check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
-    if value not in known:
+    if not isinstance(value, str | None) or value not in known:
         raise ValueError(f"{name}: wanted one of {', '.join(map(str, known))}, got {value!r}.")
 
 
@@ -653,11 +692,15 @@ def _refuse_text(y: Any) -> None:
 
 
 def _pixels(X: Any) -> Tensor:
-    pixels = torch.as_tensor(X)
+    wanted = "wanted floats of shape (n, 3, height, width), n from 1"
+    if isinstance(X, pd.DataFrame):
+        raise ValueError(f"X: {wanted}, got a table of {X.shape[1]} columns; the encoder of tables is 'ffn'.")
+    try:
+        pixels = torch.as_tensor(X)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"X: {wanted}, got {type(X).__name__} ({error}).") from None
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels) or not pixels.is_floating_point():
-        raise ValueError(
-            f"X: wanted floats of shape (n, 3, height, width), n from 1, got {pixels.dtype} of {tuple(pixels.shape)}."
-        )
+        raise ValueError(f"X: {wanted}, got {pixels.dtype} of {tuple(pixels.shape)}.")
     finite = torch.isfinite(pixels).flatten(1).all(dim=1)
     if not finite.all():
         raise ValueError(f"X: image {int(finite.long().argmin())} holds NaN or infinity, wanted finite numbers.")
@@ -693,11 +736,18 @@ def _seed(random_state: Any) -> int:
     return int(generator.randint(2**31 - 1))
 
 
+_DRAWING = threading.RLock()
+"""Held by the thread that draws: the generators that it seeds are those of the whole process."""
+
+
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Random numbers from a seed inside, and those of the caller afterwards as if nothing had been drawn."""
-    before, numpy_before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    """Random numbers from a seed inside, and those of the caller afterwards as if nothing had been drawn.
+
+    One thread at a time; others wait.
+    """
+    with _DRAWING, torch.random.fork_rng():
+        before, numpy_before = random.getstate(), np.random.get_state()
         try:
             set_seed(seed)
             yield

@@ -1,5 +1,6 @@
 """Table columns → what the encoder takes: standardised numbers and category ids, fitted on training rows only."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,19 @@ class TableFeatures:
     mean: list[float | None]
     scale: list[float | None]
     categories: list[list[str] | None]
+
+    def __post_init__(self) -> None:
+        """Refuse what a damaged file may hold.
+
+        Raises:
+            ValueError: If the lists are of unequal length, or a column is neither numeric nor categorical.
+        """
+        parts = (self.names, self.mean, self.scale, self.categories)
+        if not all(isinstance(part, list) and len(part) == len(self.names) for part in parts):
+            raise ValueError("features: wanted lists of one entry per column as names, mean, scale and categories.")
+        for name, *column in zip(*parts, strict=True):
+            if not (isinstance(name, str) and (_is_numeric(*column) or _is_categorical(*column))):
+                raise ValueError(f"features: column {name!r}: wanted mean and scale, or categories, got {column}.")
 
     @classmethod
     def fit(cls, X: Any) -> "TableFeatures":
@@ -103,6 +117,16 @@ class TableFeatures:
 def is_number(dtype: Any) -> bool:
     """Whether a column of this type is read as numbers; bool is a category."""
     return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+
+
+def _is_numeric(mean: Any, scale: Any, categories: Any) -> bool:
+    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (mean, scale))
+    return categories is None and numbers and scale > 0
+
+
+def _is_categorical(mean: Any, scale: Any, categories: Any) -> bool:
+    texts = isinstance(categories, list) and all(isinstance(category, str) for category in categories)
+    return mean is None and scale is None and texts
 
 
 def _is_category(dtype: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 
 from gor_head import losses
 from gor_head.decoders import DECODERS, Cache
@@ -71,12 +73,20 @@ class OrdinalModel(PreTrainedModel):
             kwargs: Of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: If the weights are not those of the model that config.json describes.
+            ValueError: If config.json or the weights are missing or damaged, or of different models.
         """
-        # transformers only warns of missing weights, and leaves them as whatever the memory held.
-        model, report = cast(Any, super()).from_pretrained(
-            directory, encoder, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
-        )
+        config = Path(directory, CONFIG_NAME)
+        if Path(directory).is_dir() and not config.is_file():
+            raise ValueError(f"{config}: no such file; a directory written by save_pretrained is wanted.")
+        try:
+            # transformers only warns of missing weights, and leaves them as whatever the memory held.
+            model, report = cast(Any, super()).from_pretrained(
+                directory, encoder, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(f"{Path(directory, SAFE_WEIGHTS_NAME)}: damaged ({error}).") from None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            raise ValueError(f"{config}: no model can be made of it ({error}).") from error
         wrong = [
             f"{name} is {list(found)} in the file and {list(wanted)} by config.json"
             for name, found, wanted in report["mismatched_keys"]

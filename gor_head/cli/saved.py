@@ -53,6 +53,9 @@ def load(folder: Path) -> Saved:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         target, kinds = str(content["target"]), dict(content["columns"])
+        unknown = [kind for kind in kinds.values() if kind not in ("number", "category")]
+        if unknown:
+            raise ValueError(f"wanted the kinds number and category, got {unknown[0]!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not written by `gor train` ({error}).") from None
     quiet()
