@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson, Drop, Settings, check_dropped, parse_settings
+from gor_head.cli.options import AsJson, Drop, Settings, check_dropped, check_image, parse_settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +65,9 @@ def compare(
         raise ValueError(f"--methods: wanted some of {', '.join(METHODS)}, got {unknown[0]!r}.")
     chosen = [METHODS[name] for name in methods or METHODS]
     keywords = parse_settings(settings)
+    if "random_state" in keywords:
+        raise ValueError("--set: random_state is the seed of each split; --seeds says how many there are.")
+    check_image(plot)
     check_dropped(drop, [name for path in tables for name in column_names(path)], "any of the tables")
     data = [read_table(path, target, drop) for path in tables]
 
@@ -79,9 +82,6 @@ def compare(
         with clean_stdout():
             outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
     comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
-    if plot is not None and any(comparison.rows.values()):
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_comparison(comparison, plot)
     if as_json:
         failures = {str(cell): reason for cell, reason in outcome.failures.items()}
         report = {"seeds": seeds, "settings": keywords} | comparison.to_json() | {"failures": failures}
@@ -91,6 +91,9 @@ def compare(
         for table in comparison_tables(comparison, console.width):
             console.print(table)
         console.print(overall_table(comparison))
+    if plot is not None and any(comparison.rows.values()):
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_comparison(comparison, plot)
     if outcome.failures:
         for cell, reason in sorted(outcome.failures.items()):
             typer.echo(f"Failed: {cell}: {reason}", err=True)

@@ -41,6 +41,19 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
+def check_image(path: Path | None) -> None:
+    """Make sure that a figure can be written under its name, before anything is computed for it.
+
+    Raises:
+        ValueError: If matplotlib does not know the kind of image.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path is not None and path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(f"--plot: wanted an image of the kind {', '.join(sorted(known))}, got {path.name!r}.")
+
+
 def check_dropped(drop: Sequence[str], columns: Sequence[str], where: str) -> None:
     """Make sure that columns to leave out exist: a name with a typing error would stay among the features.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson
+from gor_head.cli.options import AsJson, check_image
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,6 +49,7 @@ def vocabulary(
     from gor_head.tables import read_labels
     from gor_head.vocabulary import CoDiVocabulary
 
+    check_image(plot)
     fitted = CoDiVocabulary.fit(
         read_labels(labels, column),
         initializer=initializer.value,
@@ -63,15 +64,15 @@ def vocabulary(
     summary = fitted.summary()
     if out is not None:
         fitted.save_pretrained(out)
-    if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        token_frequencies(fitted, plot)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         console = Console()
         console.print(summary_table(summary, title=labels.name))
         console.print(summary_text(summary), highlight=False)
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        token_frequencies(fitted, plot)
 
 
 def summary_text(summary: dict[str, Any]) -> str:

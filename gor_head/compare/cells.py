@@ -6,7 +6,6 @@ import os
 import re
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 from gor_head.tables import Table
+from gor_head.vocabulary import CoDiVocabulary
 
 TEST_SHARE = 0.2
 
@@ -116,7 +116,24 @@ def cell_settings(cell: Cell, method: Method, data: str, settings: Mapping[str, 
         "estimator": type(estimator).__name__,
         "parameters": estimator.get_params(deep=False),
     }
-    return json.loads(json.dumps(content, default=repr))
+    return json.loads(json.dumps(content, default=_plain))
+
+
+def taken(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that a method takes and does not fix itself."""
+    kept = {}
+    for name, value in settings.items():
+        try:
+            method.make(random_state=0, **{name: value})
+        except TypeError:
+            continue
+        kept[name] = value
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """For JSON; a vocabulary by all that it holds."""
+    return value.to_dict() if isinstance(value, CoDiVocabulary) else repr(value)
 
 
 @contextmanager
@@ -202,7 +219,7 @@ def read(path: Path) -> tuple[Result, dict[str, Any]]:
                 predict_seconds=about["predict_seconds"],
             )
             return result, about["settings"]
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what a damaged file raises is up to zip, zlib, numpy and json
         raise ValueError(f"{path}: not the file of a cell ({error}); remove it to have it made anew.") from None
 
 

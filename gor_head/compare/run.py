@@ -1,6 +1,7 @@
 """Every cell of a comparison, in several processes; what is there already is not made again."""
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from gor_head.compare.cells import (
     measure,
     read,
     slug,
+    taken,
     write,
 )
 from gor_head.tables import Table
@@ -58,13 +60,14 @@ def run(
         methods: What is compared, with different names and rows.
         seeds: Seeds.
         folder: Output folder; made if absent.
-        settings: Keyword arguments of every `Method.make`.
+        settings: Keyword arguments of `Method.make`; a method that does not take one is trained without it, which is
+            warned of.
         jobs: Processes. More than one: methods must be picklable by cloudpickle.
         progress: Called with cells done, cells in all, and the cell just done (None at the start).
 
     Raises:
-        ValueError: If names are not different, there is nothing to compare, a method does not take the settings, or
-            a cell's file was made otherwise.
+        ValueError: If names are not different, there is nothing to compare, no method takes a setting, or a cell's file
+            was made otherwise or is damaged.
     """
     folder, settings, seeds = Path(folder), dict(settings or {}), list(seeds)
     _check_names("table", [table.name for table in tables])
@@ -75,11 +78,14 @@ def run(
         raise ValueError(f"jobs: wanted at least 1, got {jobs}.")
     by_table = {table.name: table for table in tables}
     by_method = {method.name: method for method in methods}
+    by_settings = _share(methods, settings)
     data = {table.name: fingerprint(table) for table in tables}
     # Long cells first: the last processes to finish then end close together.
     longest_first = sorted(tables, key=lambda table: -len(table.labels))
     cells = [Cell(table.name, method.name, seed) for table in longest_first for method in methods for seed in seeds]
-    wanted = {cell: cell_settings(cell, by_method[cell.method], data[cell.table], settings) for cell in cells}
+    wanted = {
+        cell: cell_settings(cell, by_method[cell.method], data[cell.table], by_settings[cell.method]) for cell in cells
+    }
 
     outcome = Run()
     for cell in cells:
@@ -91,7 +97,9 @@ def run(
     report = progress or (lambda done, total, cell: None)
     report(len(outcome.results), len(cells), None)
     tasks = (
-        delayed(_run_cell)(cell, by_table[cell.table], by_method[cell.method], settings, wanted[cell], folder)
+        delayed(_run_cell)(
+            cell, by_table[cell.table], by_method[cell.method], by_settings[cell.method], wanted[cell], folder
+        )
         for cell in missing
     )
     try:
@@ -110,6 +118,18 @@ def run(
             else:
                 outcome.failures.setdefault(cell, reason)
     return outcome
+
+
+def _share(methods: Sequence[Method], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What of the settings each method takes; a warning names those that do without."""
+    shared = {method.name: taken(method, settings) for method in methods}
+    for name in settings:
+        without = [method for method, kept in shared.items() if name not in kept]
+        if len(without) == len(methods):
+            raise ValueError(f"settings: no method takes {name!r}; the methods are {', '.join(without)}.")
+        if without:
+            warnings.warn(f"{name} is no setting of {', '.join(without)}: trained without it.", stacklevel=3)
+    return shared
 
 
 def _run_cell(

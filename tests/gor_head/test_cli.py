@@ -116,6 +116,10 @@ def test_vocabulary_errors(ages: Path, tmp_path: Path) -> None:
     assert "wanted the column 'years', got 'age'" in fail(2, "vocabulary", ages, "--column", "years")
     assert "q: wanted a number above 0" in fail(2, "vocabulary", ages, "--q", "2")
     assert "none.csv" in fail(1, "vocabulary", tmp_path / "none.csv")
+    assert "--plot: wanted an image" in fail(2, "vocabulary", ages, "--plot", tmp_path / "tokens.foo")
+    (tmp_path / "file").touch()
+    result = gor("vocabulary", ages, "--plot", tmp_path / "file" / "tokens.png")
+    assert result.exit_code == 1 and "value tokens" in result.stdout  # the table is there nevertheless
     ages.write_text("age\n3\nold\n")
     assert "line 3: wanted a finite number in column 'age', got 'old'" in fail(2, "vocabulary", ages)
 
@@ -220,13 +224,19 @@ def test_evaluate_errors(folder: Path, model: Path) -> None:
     assert "data.json: no such file; a folder written by `gor train`" in fail(1, "evaluate", damaged, data)
     (damaged / "data.json").write_text("{}")
     assert "data.json: not written by `gor train`" in fail(2, "evaluate", damaged, data)
+    (damaged / "data.json").write_text('{"target": "seconds", "columns": {"x": "date"}}')
+    assert "wanted the kinds number and category, got 'date'" in fail(2, "evaluate", damaged, data)
 
 
 def test_train_errors(folder: Path, tmp_path: Path) -> None:
     data = [folder / "visits.csv", "--target", "seconds", "--out", tmp_path / "out"]
     assert "--drop: no column 'custmer'" in fail(2, "train", *data, "--drop", "custmer")
     assert "--set: no setting 'epochs'; there are batch_size" in fail(2, "train", *data, "--set", "epochs=3")
-    assert "--set: no setting 'random_state'" in fail(2, "train", *data, "--set", "random_state=3")
+    error = fail(2, "train", *data, "--set", "random_state=3")
+    assert "--set: no setting 'random_state'; " in error and "predict_batch_size, strategy" in error
+    assert error.rstrip().endswith("the seed is --seed.")
+    conv = 'encoder={"kind": "conv"}'
+    assert "the encoder of tables is 'ffn'" in fail(2, "train", *data[:3], "--out", folder / "conv", "--set", conv)
     assert not (tmp_path / "out").exists()
     wrong = [folder / "visits.csv", "--target", "city", "--out", tmp_path / "out"]
     assert "line 2: wanted a finite number in column 'city', got" in fail(2, "train", *wrong)
@@ -313,12 +323,23 @@ def test_compare_reports_a_failed_training(folder: Path, tmp_path: Path) -> None
     ]
 
 
+def test_compare_gives_each_method_its_settings(folder: Path, tmp_path: Path) -> None:
+    flags = ["--target", "seconds", "--drop", "customer", "--methods", "gor", "--methods", "l1", "--seeds", "1", *QUICK]
+    result = gor("compare", folder / "visits.csv", *flags, "--set", "decoder=gru", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "Warning: decoder is no setting of l1: trained without it." in result.stderr
+    assert read(Cell("visits", "gor", 0).path(tmp_path))[1]["parameters"]["decoder"] == "gru"
+
+
 def test_compare_errors(folder: Path, tmp_path: Path) -> None:
     flags = compare_flags(folder, tmp_path)
     assert "--methods: wanted some of gor" in fail(2, *flags, "--methods", "GoR")
     assert "--drop: no column 'id' in any of the tables" in fail(2, *flags, "--drop", "id")
     error = fail(2, *flags, "--methods", "l1", "--set", "epochs=3")
-    assert "l1 does not take these settings" in error and "epochs" in error
+    assert "no method takes 'epochs'" in error
+    assert "--seeds says how many" in fail(2, *flags, "--set", "random_state=3")
+    error = fail(2, *flags, "--plot", tmp_path / "mae.foo")
+    assert "--plot: wanted an image of the kind" in error and "'mae.foo'" in error
     other = [folder / "visits.csv", "--target", "response", "--out", tmp_path]
     assert "wanted the column 'response' as label" in fail(2, "compare", *other)
     assert not (tmp_path / "cells").exists()

@@ -1,5 +1,6 @@
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +19,12 @@ from sklearn.neighbors import KNeighborsRegressor
 from threadpoolctl import threadpool_info
 
 from gor_head.compare import Cell, Comparison, Result, run, summarize
-from gor_head.compare.cells import cell_settings, check_settings, fingerprint, measure, read, split, write
+from gor_head.compare.cells import cell_settings, check_settings, fingerprint, measure, read, split, taken, write
 from gor_head.compare.plot import comparison_figure, plot_comparison
+from gor_head.methods import METHODS as METHODS_OF_GOR
 from gor_head.significance import standings
 from gor_head.tables import Table
+from gor_head.vocabulary import CoDiVocabulary
 
 
 class LinearWithOffset(BaseEstimator, RegressorMixin):
@@ -247,7 +250,8 @@ def test_cells_run_on_one_thread(tmp_path: Path, jobs: int) -> None:
         ({"seeds": [1, 1]}, "seeds need different names, got '1'"),
         ({"methods": []}, "at least one method"),
         ({"tables": []}, "at least one table"),
-        ({"settings": {"gamma": 1}}, "linear does not take these settings .*'gamma'"),
+        ({"settings": {"gamma": 1}}, "settings: no method takes 'gamma'; the methods are linear, k-NN / 5, mean"),
+        ({"settings": {"random_state": 1}}, "settings: no method takes 'random_state'"),
         ({"jobs": 0}, "jobs: wanted at least 1, got 0"),
     ],
 )
@@ -255,6 +259,29 @@ def test_what_cannot_be_compared(tmp_path: Path, changed: dict[str, Any], messag
     arguments: dict[str, Any] = {"tables": TABLES, "methods": METHODS, "seeds": [0], "folder": tmp_path}
     with pytest.raises(ValueError, match=message):
         run(**(arguments | changed))
+
+
+def test_each_method_is_given_what_it_takes_and_the_rest_is_said(tmp_path: Path) -> None:
+    settings = {"alpha": 2.0, "n_neighbors": 3}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(TABLES[:1], METHODS, [0], tmp_path, settings=settings)
+    said = [str(each.message) for each in caught if "is no setting of" in str(each.message)]
+    assert said == [
+        "alpha is no setting of k-NN / 5, mean: trained without it.",
+        "n_neighbors is no setting of linear, mean: trained without it.",
+    ]
+    found = {method.name: read(Cell("small", method.name, 0).path(tmp_path))[1]["parameters"] for method in METHODS}
+    assert found["linear"]["alpha"] == 2 and found["k-NN / 5"]["n_neighbors"] == 3
+
+
+def test_cells_of_other_vocabularies_differ() -> None:
+    """Both are written alike in an error message."""
+    cell, method = Cell("small", "gor", 0), METHODS_OF_GOR["gor"]
+    settings = [cell_settings(cell, method, "", {"vocabulary": CoDiVocabulary([1, second, 9])}) for second in (2, 3)]
+    with pytest.raises(ValueError, match=r"made with vocabulary {.*'tokens': \[1, 2, 9\].* \(wanted {"):
+        check_settings(Path("cell.npz"), *settings)
+    assert taken(METHODS_OF_GOR["gr"], {"vocabulary": {}, "decoder": "gru"}) == {"decoder": "gru"}
 
 
 def test_file_of_a_cell(tmp_path: Path) -> None:
@@ -274,6 +301,15 @@ def test_file_of_a_cell(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="cell.npz: not the file of a cell"):
             read(path)
+    refused = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read(path)
+        except ValueError as error:
+            refused += "cell.npz: not the file of a cell" in str(error)
+    # Most bytes matter; dates in the archive do not.
+    assert refused > 0.7 * len(whole) / 7
 
 
 def synthetic(errors: dict[str, dict[str, float]], n: int = 40) -> tuple[dict[Cell, Result], list[Regressor]]:
