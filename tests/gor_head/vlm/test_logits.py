@@ -151,7 +151,8 @@ def test_vllm_shape_is_the_same_mask() -> None:
     process = vllm_logits_processor(TOKENS)
     for generated in ([], [3], [TEXT], [TEXT, TEXT + 6, TEXT + 3], [TEXT, TEXT + 3, TEXT + 1]):
         logits = torch.randn(SIZE)
-        allowed = {token for token, score in enumerate(process(generated, logits.clone()).tolist()) if score > -torch.inf}
+        masked = process(generated, logits.clone()).tolist()
+        allowed = {token for token, score in enumerate(masked) if score > -torch.inf}
         assert allowed == allowed_by_hand(generated, TOKENS, SIZE)
 
 
