@@ -119,7 +119,8 @@ def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueToken
 
 def grow(model: Any, size: int) -> None:
     """Give a model's matrices at least `size` rows; more than that stay as they are."""
-    if model.get_input_embeddings().weight.shape[0] < size:
+    # By the configuration: under ZeRO-3 a process holds a part of the matrix only.
+    if model.config.get_text_config().vocab_size < size:
         model.resize_token_embeddings(size, mean_resizing=False)
 
 
