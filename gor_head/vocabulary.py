@@ -266,6 +266,13 @@ class CoDiVocabulary:
         """Number of ids, control tokens included: the width of a decoder's logits."""
         return len(self.values)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one is the same vocabulary, made from the same labels."""
+        return isinstance(other, CoDiVocabulary) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.to_dict()["hash"])
+
     def __repr__(self) -> str:
         return (
             f"CoDiVocabulary({len(self.tokens)} value tokens, resolution={self.grid.resolution:g}, "

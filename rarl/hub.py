@@ -28,6 +28,7 @@ ADAPTER_FILES = (
     "README.md",
     "report.json",
     "task.json",
+    "vocabulary.json",
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",

@@ -1,5 +1,6 @@
 """Load a vision-language model, with a LoRA adapter on top if there is one."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from gor_head.vlm import ValueTokens
+from gor_head.vlm.checkpoint import check_rows
+from gor_head.vlm.tokens import grow
+from gor_head.vocabulary import VOCABULARY_FILE
 from rarl import tiny
 from rarl.task import TASK_FILE, OrdinalTask, read_task
 
@@ -36,14 +41,19 @@ def trained_task(folder_or_id: str) -> OrdinalTask | None:
     """What an adapter or model trained by a recipe judges: the `task.json` beside it, in a folder or on the Hub.
 
     `None` for a model that no recipe trained.
+
+    Raises:
+        FileNotFoundError: If the task has value tokens and its vocabulary is not there.
     """
-    path = Path(folder_or_id) / TASK_FILE
-    if not Path(folder_or_id).is_dir() and folder_or_id != "tiny":
+    folder = Path(folder_or_id)
+    if not folder.is_dir() and folder_or_id != "tiny":
         try:
-            path = Path(hf_hub_download(folder_or_id, TASK_FILE))
+            folder = Path(hf_hub_download(folder_or_id, TASK_FILE)).parent
         except (HFValidationError, EntryNotFoundError, RepositoryNotFoundError):
             return None
-    return read_task(path) if path.is_file() else None
+        with suppress(EntryNotFoundError):  # a task in digits has none
+            hf_hub_download(folder_or_id, VOCABULARY_FILE)
+    return read_task(folder) if (folder / TASK_FILE).is_file() else None
 
 
 def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
@@ -55,22 +65,18 @@ def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
         kwargs: Of `AutoProcessor.from_pretrained`.
 
     Raises:
-        ValueError: If the adapter's processor lacks the value tokens of its task.
+        ValueError: If the adapter has rows of value tokens that are not those of its task and its processor.
     """
     task = None if adapter is None else trained_task(adapter)
-    if adapter is None or task is None or task.vocabulary is None:
-        return AutoProcessor.from_pretrained(path, **kwargs)
-    from gor_head.vlm import ValueTokens
-
-    processor = AutoProcessor.from_pretrained(adapter, **kwargs)
-    ValueTokens.of(processor, task.codes)
+    has_tokens = task is not None and task.vocabulary is not None
+    processor = AutoProcessor.from_pretrained(adapter if has_tokens else path, **kwargs)
+    if adapter is not None:
+        check_rows(adapter, ValueTokens.of(processor, task.codes) if task is not None and has_tokens else None)
     return processor
 
 
 def make_room(model: Any, processor: Any) -> None:
     """Give a model a row for every token of its processor, as an adapter with value tokens wants; never fewer rows."""
-    from gor_head.vlm.tokens import grow
-
     grow(model, len(processor.tokenizer))
 
 

@@ -170,19 +170,29 @@ TASK_FILE = "task.json"
 
 
 def save_task(task: OrdinalTask, folder: str | Path) -> None:
-    """Write a task as `task.json` into an existing folder."""
-    (Path(folder) / TASK_FILE).write_text(json.dumps(asdict(task), indent=2) + "\n", encoding="utf-8")
+    """Write a task as `task.json` into an existing folder, and its vocabulary, if any, as `vocabulary.json`."""
+    content = asdict(task)
+    if task.vocabulary is not None:
+        content["vocabulary"] = task.codes.save_pretrained(folder).name
+    (Path(folder) / TASK_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_task(path: str | Path) -> OrdinalTask:
-    """The task in a `task.json`, registered under its name.
+def read_task(folder: str | Path) -> OrdinalTask:
+    """The task that [`save_task`] wrote, registered under its name.
 
     Raises:
-        ValueError: If the file holds no task.
+        ValueError: If `task.json` holds no task.
+        FileNotFoundError: If the folder holds no `task.json`, or not the vocabulary that it names.
     """
+    path = Path(folder) / TASK_FILE
     try:
-        return register_task(OrdinalTask(**json.loads(Path(path).read_text(encoding="utf-8"))))
-    except (TypeError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("vocabulary") is not None:
+            from gor_head.vocabulary import CoDiVocabulary
+
+            content["vocabulary"] = CoDiVocabulary.from_pretrained(folder).to_dict()
+        return register_task(OrdinalTask(**content))
+    except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no ordinal task: {error}") from None
 
 

@@ -1,9 +1,6 @@
 """The model card, and pushing an adapter with the real Hub client to a server on loopback."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from rarl import tiny
 from rarl.hub import ADAPTER_FILES, adapter_files, model_card, public_name, push_adapter, write_model_card
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, run_client
 
 REPORT = {
     "task": "count",
@@ -64,25 +61,6 @@ def load_base(folder: Path) -> torch.nn.Module:
     from transformers import AutoModelForImageTextToText
 
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def run_client(code: str, url: str, home: Path) -> str:
-    """Run code with the Hub client pointed at `url`; its settings are read once, at import, hence a new process."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(home),
-        "HF_TOKEN": "hf_loopback",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def test_push_and_load_back(hub: HubServer, base_folder: Path, output_folder: Path, tmp_path: Path) -> None:

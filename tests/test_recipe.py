@@ -297,12 +297,12 @@ def test_task_file(tmp_path: Path) -> None:
     task = OrdinalTask("rust", "Rost in %", 0, 1.5, 0.25, metric="srcc")
     save_task(task, tmp_path)
     assert "rust" not in TASKS
-    assert read_task(tmp_path / "task.json") == task
+    assert read_task(tmp_path) == task
     assert TASKS["rust"] == task
     for text in ("no json", "[1]", '{"name": "rust"}', '{"name": "r", "minimum": 1, "unit": "cm"}'):
         (tmp_path / "task.json").write_text(text)
         with pytest.raises(ValueError, match="task.json holds no ordinal task"):
-            read_task(tmp_path / "task.json")
+            read_task(tmp_path)
 
 
 def test_trained_task(tmp_path: Path) -> None:

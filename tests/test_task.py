@@ -96,7 +96,7 @@ def test_numbers_in_value_tokens_are_written_saved_and_read(tmp_path: Path) -> N
     ages = get_task("age").with_vocabulary(CoDiVocabulary([1, 3, 5, 50], tolerance=0))
     assert ages.format_value(58) == "<gor><+50><+5><+3></gor>"
     save_task(ages, tmp_path)
-    loaded = read_task(tmp_path / "task.json")
+    loaded = read_task(tmp_path)
     assert loaded == ages and get_task("age").format_value(58) == ages.format_value(58)
     for values in ([30.0, 4.0], [0.0, 116.0, 1.0]):
         assert parse_answer(build_completion(values, ages), len(values)).values() == values

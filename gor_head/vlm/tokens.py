@@ -93,8 +93,9 @@ def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueToken
 
     Ids follow those of the tokenizer. Rows that the model has beyond its tokenizer (Qwen2.5-VL has over 270) are used
     first; the matrices grow only if these do not suffice, and never shrink. A row is the mean of the rows of its
-    value's digits, moved along one fixed direction by the logarithm of the value, so that near values begin near each
-    other; output rows likewise where they are not tied to the input.
+    value's digits, moved a little along one fixed direction by the logarithm of the value, so that near values begin
+    near each other; `<gor>` begins as the mean of the digits, so that it is likely where a number is, `</gor>` as what
+    follows a number. Output rows likewise where they are not tied to the input.
 
     Args:
         model: A causal or image-text model of transformers.
@@ -134,9 +135,10 @@ def _initialize(matrix: Tensor, tokenizer: Any, tokens: ValueTokens) -> None:
     names = token_names(tokens.vocabulary)
     for name, place, token in zip(names, spread.tolist(), tokens.ids, strict=True):
         digits = tokenizer(name[2:-1], add_special_tokens=False)["input_ids"]
-        matrix[token] = (matrix[digits].float().mean(dim=0) + 0.5 * place * scale * direction).to(matrix.dtype)
-    for name, token in ((OPEN, tokens.open_id), (CLOSE, tokens.close_id)):
-        like = tokenizer(name.replace("gor", "value"), add_special_tokens=False)["input_ids"]
+        matrix[token] = (matrix[digits].float().mean(dim=0) + 0.1 * place * scale * direction).to(matrix.dtype)
+    # A number begins where a digit would have, and ends where what follows a number would.
+    for token, text in ((tokens.open_id, "0123456789"), (tokens.close_id, ",}")):
+        like = tokenizer(text, add_special_tokens=False)["input_ids"]
         matrix[token] = matrix[like].float().mean(dim=0).to(matrix.dtype)
 
 

@@ -1,0 +1,178 @@
+"""A model with value tokens, its processor and its vocabulary in one folder or Hub repository."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import transformers
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, snapshot_download
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoProcessor
+
+from gor_head.vlm.tokens import ValueTokens, grow
+from gor_head.vocabulary import FIRST_VALUE, VOCABULARY_FILE, CoDiVocabulary
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, directory: str | Path) -> None:
+    """Write a model (or its adapter, if peft has wrapped it), its processor and `vocabulary.json` into a directory.
+
+    Args:
+        model: With value tokens; see [`attach`](gor_head.vlm.attach).
+        processor: Its processor or tokenizer.
+        vocabulary: Whose tokens they are.
+        directory: Made if absent.
+
+    Raises:
+        ValueError: If the processor lacks the tokens of the vocabulary.
+    """
+    ValueTokens.of(processor, vocabulary)
+    # peft would add the whole matrix where it has grown; the rows that were trained are in the adapter.
+    options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(directory, **options)
+    processor.save_pretrained(directory)
+    vocabulary.save_pretrained(directory)
+
+
+def push_to_hub(
+    model: Any,
+    processor: Any,
+    vocabulary: CoDiVocabulary,
+    repo_id: str,
+    private: bool | None = True,
+    commit_message: str = "Upload the adapter and its vocabulary",
+    token: str | None = None,
+) -> CommitInfo:
+    """Upload what [`save_pretrained`] writes in one commit; the repository is created if missing.
+
+    An adapter of a base model in a local folder is pushed with the folder's name only: give that base to [`load`].
+
+    Args:
+        model: As for `save_pretrained`.
+        processor: As for `save_pretrained`.
+        vocabulary: As for `save_pretrained`.
+        repo_id: `user/name` on the Hub.
+        private: Whether a new repository is private; an existing one stays as it is.
+        commit_message: First line of the commit.
+        token: The token that `hf auth login` stored if not given.
+    """
+    api = HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save_pretrained(model, processor, vocabulary, folder)
+        base = _public_base(Path(folder))
+        _card(base, vocabulary).save(Path(folder) / "README.md")
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        return api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message=commit_message, ignore_patterns=["ref/*"]
+        )
+
+
+def _public_base(folder: Path) -> str | None:
+    """The base model of the adapter in a folder, of a local one the last part of its path, which the adapter names from
+    here on; `None` for a plain model."""
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    base = str(config["base_model_name_or_path"])
+    if Path(base).exists():
+        config["base_model_name_or_path"] = base = Path(base).name
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    return base
+
+
+def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
+    data = ModelCardData(
+        base_model=base if base and "/" in base else None,
+        library_name="transformers" if base is None else "peft",
+        tags=["gor", "ordinal-regression"],
+    )
+    values = ", ".join(f"{value:g}" for value in vocabulary.values[FIRST_VALUE:])
+    text = (
+        f"# Value tokens\n\nThis {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
+        f"{vocabulary.largest:g} as sums of the tokens {values}.\n\n```python\nfrom gor_head.vlm import load\n\n"
+        "model, processor, tokens = load(\"<this repository>\")\n```\n"
+    )
+    return ModelCard(f"---\n{data}\n---\n\n{text}")
+
+
+def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any) -> tuple[Any, Any, ValueTokens]:
+    """What [`save_pretrained`] or [`push_to_hub`] left: adapter on its base model, or plain model.
+
+    Args:
+        folder_or_id: Folder or Hub id.
+        base_model: Folder or Hub id of the base model; by default the one that the adapter names.
+        kwargs: Of the model's `from_pretrained`, such as `dtype`.
+
+    Returns:
+        The model in evaluation mode (a `PeftModel` for an adapter), its processor, and its value tokens.
+
+    Raises:
+        FileNotFoundError: If there is no vocabulary.
+        ValueError: If the processor lacks its tokens, or the model or adapter has other rows.
+    """
+    folder = str(folder_or_id)
+    if not Path(folder).is_dir():
+        folder = snapshot_download(folder)
+    if not (Path(folder) / VOCABULARY_FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder_or_id}: no {VOCABULARY_FILE}; wanted what gor_head.vlm.save_pretrained wrote, the vocabulary "
+            "beside the model or adapter."
+        )
+    processor = AutoProcessor.from_pretrained(folder)
+    tokens = ValueTokens.of(processor, CoDiVocabulary.from_pretrained(folder))
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
+        model = _load_plain(folder, **kwargs)
+        _check_size(model, tokens, str(folder_or_id))
+        return model.eval(), processor, tokens
+    check_rows(folder, tokens)
+    base = base_model or PeftConfig.from_pretrained(folder).base_model_name_or_path
+    model = _load_plain(str(base), **kwargs)
+    grow(model, max(tokens.all_ids) + 1)
+    return PeftModel.from_pretrained(model, folder).eval(), processor, tokens
+
+
+def merge(model: PeftModel) -> Any:
+    """The plain model with the adapter's weights and token rows in its own; the adapter is gone.
+
+    Save it with [`save_pretrained`], and [`load`] gives it back; it goes on as any other model would, under ZeRO-3 too.
+    """
+    return model.merge_and_unload()  # type: ignore[operator]
+
+
+def check_rows(adapter: str, tokens: ValueTokens | None) -> None:
+    """Check that an adapter trained the rows of these value tokens, or of none.
+
+    Raises:
+        ValueError: If it trained others: its vocabulary is missing, or is another one.
+    """
+    trained = getattr(PeftConfig.from_pretrained(adapter), "trainable_token_indices", None)
+    lists = trained.values() if isinstance(trained, dict) else [trained or []]
+    wanted = [] if tokens is None else tokens.all_ids
+    for ids in lists:
+        if sorted(ids) != wanted:
+            raise ValueError(
+                f"{adapter}: the adapter has rows of {_some(ids)}, but its vocabulary has {_some(wanted)}; wanted the "
+                f"{VOCABULARY_FILE} and the processor that were saved with it."
+            )
+
+
+def _some(ids: list[int]) -> str:
+    return f"{len(ids)} tokens ({min(ids)} to {max(ids)})" if ids else "no tokens"
+
+
+def _check_size(model: Any, tokens: ValueTokens, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows <= max(tokens.all_ids):
+        raise ValueError(
+            f"{name}: the model has {rows} rows, but value tokens have ids up to {max(tokens.all_ids)}; wanted a "
+            "model that they were attached to."
+        )
+
+
+def _load_plain(folder_or_id: str, **kwargs: Any) -> Any:
+    """A model of transformers, text-only or not, by the architecture that its configuration names."""
+    architecture = (AutoConfig.from_pretrained(folder_or_id).architectures or ["AutoModelForCausalLM"])[0]
+    return getattr(transformers, architecture).from_pretrained(folder_or_id, **kwargs)
