@@ -30,7 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from gor_head import CoDiVocabulary
-from gor_head.vlm import add_tokens, attach
+from gor_head.vlm import ValueTokens, add_tokens, attach
 from rarl import models, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
@@ -76,6 +76,10 @@ class RecipeArguments:
         metadata={
             "help": "Write numbers in value tokens: 'fit' (on the training labels), or the folder of a vocabulary."
         },
+    )
+    gor_constrained: bool = field(
+        default=False,
+        metadata={"help": "RARL samples legal codes only, and scores them as such; else answers are unconstrained."},
     )
     adapter: str | None = field(default=None, metadata={"help": "LoRA adapter to start from."})
     rewards: list[str] | None = field(
@@ -334,6 +338,22 @@ def load_policy(
         if peft_config is not None:
             peft_config.trainable_token_indices = tokens.lora_settings(model)["trainable_token_indices"]  # type: ignore[attr-defined]
     return model, peft_config
+
+
+def rollout_tokens(arguments: RecipeArguments, processor: Any, task: OrdinalTask) -> ValueTokens | None:
+    """Value tokens that rollouts are constrained to with `gor_constrained`; `None` without.
+
+    Raises:
+        ValueError: If the task writes digits.
+    """
+    if not arguments.gor_constrained:
+        return None
+    if task.vocabulary is None:
+        raise ValueError(
+            f"gor_constrained: task {task.name!r} writes digits; wanted an adapter of recipes/gor_sft.py, or "
+            "gor_vocabulary."
+        )
+    return ValueTokens.of(processor, task.codes)
 
 
 def resume_from(training_args: TrainingArguments) -> str | None:

@@ -14,7 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation import GenerationMode
 
 from rarl.shared_prefix import innermost
@@ -94,6 +100,7 @@ def sample_answers(
     index: torch.Tensor,
     settings: GenerationConfig,
     eos_token_ids: Sequence[int],
+    logits_processors: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
     """Token ids of answers, each up to and with its end token.
 
@@ -104,6 +111,7 @@ def sample_answers(
         index: For each answer its prompt, `[b]`.
         settings: Settings of generation; see [`unsupported_settings`].
         eos_token_ids: Tokens that end an answer, those of the settings.
+        logits_processors: Further ones, which look at nothing but the text so far.
     """
     base_model = innermost(model)
     ids, mask = prompts["input_ids"], prompts["attention_mask"]
@@ -132,6 +140,7 @@ def sample_answers(
                 attention_mask=mask,
                 past_key_values=cache,
                 generation_config=_changed(settings, max_new_tokens=limit - done),
+                logits_processor=LogitsProcessorList(logits_processors),
                 stopping_criteria=StoppingCriteriaList([SomeEnded(stop, ENDED_SHARE)]),
                 synced_gpus=False,
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gor_head.vlm.logits import CodeMask
 from rarl.flex import block_mask, take_block_masks
 
 Images = tuple[torch.Tensor, torch.Tensor]
@@ -66,7 +67,10 @@ class Pack:
 
     def scatter(self, per_token: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Bring a field of `[g, l]` back into the layout of the answers, `[b, r]`; 0 where there is no token."""
-        values = per_token[self.shift_labels != -100]
+        return self.place(per_token[self.shift_labels != -100], shape)
+
+    def place(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Values of the labelled positions, in row-major order, in the layout of the answers, `[b, r]`; 0 elsewhere."""
         return values.new_zeros(tuple(shape)).index_put((self.source_row, self.source_column), values)
 
 
@@ -338,6 +342,8 @@ def answer_log_probs(
     cost: float = 0.0,
     agree: Callable[[int], int] = lambda number: number,
     flex: bool = False,
+    mask: CodeMask | None = None,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities and entropies of answers, `[b, r]` each, every distinct prompt encoded once a call.
 
@@ -354,6 +360,8 @@ def answer_log_probs(
         cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
         agree: Number of calls of this process → of all processes, the largest.
         flex: FlexAttention instead of the model's own under a dense mask; see [`rarl.flex`].
+        mask: Value tokens are legal, as they were sampled; the logits of all answer positions are in memory then.
+        temperature: Of the masked logits. (Those of the fused head have theirs.)
 
     Raises:
         ValueError: If a prompt ends in an image, or an answer holds one.
@@ -376,6 +384,7 @@ def answer_log_probs(
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
     if flex:
         take_block_masks(base_model)
+    contexts = None if mask is None else mask.contexts(input_ids, completion_length)
     log_probs, entropies = [], []
     for call in calls:
         pack = pack_groups(call, completion_ids, completion_mask)
@@ -384,19 +393,52 @@ def answer_log_probs(
         if shown:
             inputs["image_grid_thw"] = torch.cat([grid for grid, _ in shown])
             inputs["pixel_values"] = torch.cat([pixels for _, pixels in shown])
-        outputs = model(
-            input_ids=pack.input_ids,
-            attention_mask=block_mask(pack.segment) if flex else additive_mask(pack.allowed, dtype),
-            position_ids=pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
-            shift_labels=pack.shift_labels,
-            fused_lm_head=True,
-            **inputs,
-        )
-        log_probs.append(pack.scatter(outputs.log_probs, completion_ids.shape))
-        if outputs.entropy is not None:
-            entropies.append(pack.scatter(outputs.entropy, completion_ids.shape))
+        inputs |= {
+            "input_ids": pack.input_ids,
+            "attention_mask": block_mask(pack.segment) if flex else additive_mask(pack.allowed, dtype),
+            "position_ids": pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
+        }
+        if mask is None or contexts is None:
+            outputs = model(shift_labels=pack.shift_labels, fused_lm_head=True, **inputs)
+            log_probs.append(pack.scatter(outputs.log_probs, completion_ids.shape))
+            if outputs.entropy is not None:
+                entropies.append(pack.scatter(outputs.entropy, completion_ids.shape))
+        else:
+            columns = (pack.shift_labels != -100).any(dim=0).nonzero()[:, 0]
+            labels = pack.shift_labels[:, columns]
+            logits = model(logits_to_keep=columns, use_cache=False, **inputs).logits[labels != -100]
+            before = contexts[pack.source_row, pack.source_column]
+            each, entropy = masked_scores(logits / temperature, labels[labels != -100], before, mask)
+            log_probs.append(pack.place(each, completion_ids.shape))
+            entropies.append(pack.place(entropy, completion_ids.shape))
     # Every answer is in one call, and 0 in all others.
     return sum_of(log_probs), sum_of(entropies) if entropies else None
+
+
+def masked_scores(
+    logits: torch.Tensor, labels: torch.Tensor, contexts: torch.Tensor, mask: CodeMask
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each label, and the entropy, among the tokens that may follow.
+
+    Args:
+        logits: Of the next token, divided by the temperature, `[m, V]`.
+        labels: The next token, `[m]`.
+        contexts: Ids before it, as many as the mask looks at, `[m, w]`.
+        mask: Of the value tokens.
+
+    Raises:
+        ValueError: If a label may not follow: the answer was not sampled under the mask.
+    """
+    scores = mask.log_softmax(contexts, logits.float())
+    each = scores.gather(1, labels[:, None])[:, 0]
+    if torch.isinf(each).any():
+        place = int(torch.isinf(each).nonzero()[0])
+        raise ValueError(
+            f"Token {int(labels[place])} after {contexts[place].tolist()} is no legal value token; with value_tokens, "
+            "answers and references want legal codes."
+        )
+    entropy = -(scores.exp() * scores.masked_fill(torch.isinf(scores), 0.0)).sum(dim=1)
+    return each, entropy.detach()
 
 
 def sum_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

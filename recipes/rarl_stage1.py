@@ -15,6 +15,7 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
+    rollout_tokens,
     run,
 )
 from rarl.trainer import RARLConfig, RARLTrainer
@@ -27,10 +28,17 @@ def main() -> None:
     data = prepare_data(arguments)
     processor = load_processor(path, data.source.task, arguments.adapter)
     check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+    value_tokens = rollout_tokens(arguments, processor, data.source.task)
     repository = hub_repository(training_args, model_args, arguments)
     model, peft_config = load_policy(path, model_args, training_args, processor, data.source.task, arguments.adapter)
     trainer = RARLTrainer(
-        model, rewards, training_args, data.train, processing_class=processor, peft_config=peft_config
+        model,
+        rewards,
+        training_args,
+        data.train,
+        processing_class=processor,
+        peft_config=peft_config,
+        value_tokens=value_tokens,
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, data, arguments, path, "stage1", repository)

@@ -93,7 +93,7 @@ def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
     text = (
         f"# Value tokens\n\nThis {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
         f"{vocabulary.largest:g} as sums of the tokens {values}.\n\n```python\nfrom gor_head.vlm import load\n\n"
-        "model, processor, tokens = load(\"<this repository>\")\n```\n"
+        'model, processor, tokens = load("<this repository>")\n```\n'
     )
     return ModelCard(f"---\n{data}\n---\n\n{text}")
 

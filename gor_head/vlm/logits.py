@@ -85,6 +85,23 @@ class CodeMask:
         scores[:, self.columns] = kept
         return scores
 
+    def log_softmax(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Log-probabilities `[n, size]` of what may follow, −inf elsewhere; `logits` stay as they are."""
+        inside, allowed = self(ids)
+        barred = inside[:, None].repeat(1, logits.shape[1])
+        barred[:, self.columns] = ~allowed
+        return logits.masked_fill(barred, -torch.inf).log_softmax(dim=1)
+
+    def contexts(self, ids: Tensor, length: int) -> Tensor:
+        """As many ids before each of the last `length` tokens as the mask looks at, `[n, length, w]`.
+
+        Args:
+            ids: `[n, t]`, t at least `length` + 1.
+        """
+        width = self.intervals.max_length + 1
+        end = self.columns[0].expand(len(ids), width)  # before the first token: a code that has ended
+        return torch.cat([end, ids], dim=1).unfold(1, width, 1)[:, -length - 1 : -1]
+
 
 class ValueTokenLogits(LogitsProcessor):
     """[`CodeMask`] as a logits processor of transformers' `generate`: greedy, sampling, beams.

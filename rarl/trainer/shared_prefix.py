@@ -9,6 +9,7 @@ from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
+from gor_head.vlm import CodeMask, ValueTokenLogits, ValueTokens
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.flex import unsupported_flex
 from rarl.image_memo import images_processed_once
@@ -38,16 +39,23 @@ class SharedPrefixTrainer(GRPOTrainer):
     made of whole groups; each image is preprocessed and kept once. Where model or settings do not allow it, TRL's own
     way is taken, and one line says why.
 
+    With `value_tokens` ([`ValueTokens`](gor_head.vlm.ValueTokens)) answers are sampled with legal codes only, and old,
+    reference and current log-probabilities are those of the same masked distributions: constrained, and on-policy.
+
     Raises:
-        ValueError: With `shared_prefix="on"` or `shared_prefix_attention="flex"`, if it is not possible.
+        ValueError: With `shared_prefix="on"`, `shared_prefix_attention="flex"` or `value_tokens`, if it is not
+            possible.
     """
 
     args: Any
     model: Any
     num_generations: int
+    temperature: float
+    _code_mask: CodeMask | None
+    _code_logits: list[ValueTokenLogits]
     _buffered_inputs: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, value_tokens: ValueTokens | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         mend_token_rows(self.accelerator.unwrap_model(self.model))
         wanted = getattr(self.args, "shared_prefix", "auto")
@@ -71,6 +79,13 @@ class SharedPrefixTrainer(GRPOTrainer):
             logger.warning(f"Prompts are not shared in generation: {in_generation}.")
         self._shares_generation = in_generation is None
         self._shares_images = wanted != "off"
+        self._code_mask, self._code_logits = None, []
+        if value_tokens is not None:
+            if (reason := reason or in_generation) is not None:
+                raise ValueError(f"value_tokens constrain answers to shared prompts only, but {reason}.")
+            rows = self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size
+            self._code_mask = CodeMask(value_tokens, rows, self.accelerator.device)
+            self._code_logits = [ValueTokenLogits(value_tokens)]
 
     def _why_not_shared(self) -> str | None:
         if self.aux_loss_enabled:
@@ -130,6 +145,8 @@ class SharedPrefixTrainer(GRPOTrainer):
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         if not self._shares_generation or min(map(len, prompt_ids)) < 2:
+            if self._code_mask is not None:
+                raise ValueError("value_tokens constrain answers to prompts of at least 2 tokens, got a shorter one.")
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
@@ -166,7 +183,10 @@ class SharedPrefixTrainer(GRPOTrainer):
             ) as model,
         ):
             inputs: Any = self._prepare_input(prompts)
-            return sample_answers(model, inputs, index, self.generation_config, self.eos_token_ids), None
+            answers = sample_answers(
+                model, inputs, index, self.generation_config, self.eos_token_ids, self._code_logits
+            )
+            return answers, None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -215,6 +235,8 @@ class SharedPrefixTrainer(GRPOTrainer):
                         self._attention_cost,
                         self._largest_of_processes,
                         self._flex,
+                        self._code_mask,
+                        self.temperature,
                     )
                 )
         log_probs = torch.cat([part[0] for part in parts])

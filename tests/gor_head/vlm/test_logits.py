@@ -1,3 +1,5 @@
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -159,3 +161,42 @@ def test_vllm_shape_is_the_same_mask() -> None:
 def test_model_without_the_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="40 logits, but value tokens have ids up to 46"):
         CodeMask(TOKENS, 40)
+
+
+def test_masked_log_probabilities_are_brute_force() -> None:
+    """Over all codes of a tiny vocabulary they are a distribution, each step the model's over what is legal."""
+    vocabulary = CoDiVocabulary([1, 3, 4], max_length=3, tolerance=0)
+    tokens = ValueTokens(vocabulary, 10, 11, (12, 13, 14))
+    mask = CodeMask(tokens, 16)
+    logits = torch.randn(5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = logits.clone()
+    codes = [
+        code
+        for length in range(vocabulary.max_length + 1)
+        for code in itertools.product((4, 3, 1), repeat=length)
+        if list(code) == sorted(code, reverse=True) and is_greedy(code, (1, 3, 4))
+    ]
+    total = 0.0
+    for code in codes:
+        ids = [7, 10, *(tokens.ids[(1, 3, 4).index(value)] for value in code), 11]
+        log_prob = 0.0
+        for place in range(2, len(ids)):
+            prefix = code[: place - 2]
+            legal = {other[len(prefix)] if len(other) > len(prefix) else 0
+                     for other in codes if other[: len(prefix)] == prefix}  # fmt: skip
+            columns = [11 if value == 0 else tokens.ids[(1, 3, 4).index(value)] for value in sorted(legal)]
+            step = logits[place - 2]
+            wanted = step[ids[place]] - step[columns].logsumexp(0)
+            found = mask.log_softmax(torch.tensor([ids[:place]]), step[None])[0]
+            assert float(found[ids[place]]) == pytest.approx(float(wanted), abs=1e-12)
+            assert torch.isfinite(found).sum() == len(columns)
+            log_prob += float(wanted)
+        total += math.exp(log_prob)
+    assert total == pytest.approx(1, abs=1e-12)
+    assert torch.equal(logits, before)
+
+
+def is_greedy(code: tuple[int, ...], values: tuple[int, ...]) -> bool:
+    """Whether each token is the largest that fits what is left."""
+    left = [sum(code[place:]) for place in range(len(code))]
+    return all(token == max(value for value in values if value <= rest) for token, rest in zip(code, left, strict=True))
