@@ -36,7 +36,9 @@ def beam_answers(
 ) -> list[list[str]]:
     """The `beams` likeliest answers of each row, likeliest first; codes are legal where the task has value tokens."""
     settings = greedy_config(model, processor, max_new_tokens).to_dict()
-    config = GenerationConfig.from_dict(settings | {"num_beams": beams, "num_return_sequences": beams})
+    # Without a penalty beams are ranked by their probability; the default prefers long ones, and with them long codes.
+    settings |= {"num_beams": beams, "num_return_sequences": beams, "length_penalty": 0.0}
+    config = GenerationConfig.from_dict(settings)
     processors = LogitsProcessorList()
     if task.vocabulary is not None:
         processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codes)))
