@@ -33,6 +33,7 @@ from gor_head import CoDiVocabulary
 from gor_head.vlm import ValueTokens, add_tokens, attach
 from rarl import models, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
+from rarl.evaluation import Report
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
@@ -401,9 +402,17 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
 
 
 def finish(
-    trainer: Any, data: Data, arguments: RecipeArguments, path: str, stage: str, repository: str | None = None
+    trainer: Any,
+    data: Data,
+    arguments: RecipeArguments,
+    path: str,
+    stage: str,
+    repository: str | None = None,
+    judge: Callable[[Any, Any], Report] | None = None,
 ) -> None:
     """Save, evaluate and, if there is a `repository` on the Hub, push what was trained.
+
+    `judge` makes the report of a model and its processor where that is not [`evaluate`]'s.
 
     The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
     it back from there on the main process, so that what is scored is what was saved.
@@ -435,15 +444,18 @@ def finish(
 
             unset_hf_deepspeed_config()  # or ZeRO-3 would partition the model that is loaded now
         model, processor = load_model(*((path, str(output_dir)) if is_adapter else (str(output_dir), None)))
-        report = evaluate(
-            model,
-            processor,
-            data.test,
-            data.source.task,
-            arguments.eval_batch_size,
-            arguments.eval_max_new_tokens,
-            constant=data.median,
-        )
+        if judge is not None:
+            report = judge(model, processor)
+        else:
+            report = evaluate(
+                model,
+                processor,
+                data.test,
+                data.source.task,
+                arguments.eval_batch_size,
+                arguments.eval_max_new_tokens,
+                constant=data.median,
+            )
         write_report(report, output_dir / "report.json")
         Console().print(report_table({stage: report}, title=data.source.task.name))
     if is_adapter:

@@ -37,14 +37,15 @@ class RowTransform:
             loaded = {i: self.source.load(i) for i in dict.fromkeys(i for group in batch["images"] for i in group)}
             rows["images"] = [[loaded[i] for i in group] for group in batch["images"]]
         if "completion" in batch:
-            rows["completion"] = [_completion(build_completion(values, task)) for values in batch["completion"]]
+            rows["completion"] = [text_completion(build_completion(values, task)) for values in batch["completion"]]
         for name in ("chosen", "rejected"):
             if name in batch:
-                rows[name] = [_completion(text) for text in batch[name]]
+                rows[name] = [text_completion(text) for text in batch[name]]
         return rows
 
 
-def _completion(text: str) -> list[dict[str, Any]]:
+def text_completion(text: str) -> list[dict[str, Any]]:
+    """A completion of one assistant message."""
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 

@@ -45,10 +45,14 @@ def reset_rope_deltas(model: Any) -> None:
             module.rope_deltas = None
 
 
-def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]]) -> Any:
-    """Model inputs of rows with any numbers of images: tokens [b, s] padded on the left, patches of all images."""
+def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]], answers: Sequence[str] | None = None) -> Any:
+    """Model inputs of rows with any numbers of images: tokens [b, s] padded on the left, patches of all images.
+
+    `answers` are texts to score, one a row; none, to generate.
+    """
+    prompts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
     return processor(
-        text=[processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows],
+        text=prompts if answers is None else list(map(str.__add__, prompts, answers)),
         images=[list(row["images"]) for row in rows],
         padding=True,
         padding_side="left",

@@ -1,0 +1,70 @@
+"""Supervised fine-tuning on five words, read as an expectation: the baseline of rating in words.
+
+accelerate launch recipes/levels_sft.py                                       # tiny model, built-in images
+accelerate launch recipes/levels_sft.py --folder photos --source folder --csv labels.csv --task aesthetics ...
+
+Images are rated one by one, so `num_images` is 1; test prompts of several images are ordered by their ratings.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trl import SFTConfig, SFTTrainer
+
+from rarl.levels import WORDS, LevelRows, Levels, evaluate_levels
+from rarl.models import resolve_model
+from rarl.recipe import (
+    check_lengths,
+    finish,
+    hub_repository,
+    load_policy,
+    load_processor,
+    parse,
+    prepare_data,
+    run,
+)
+
+
+@dataclass
+class LevelsSFTConfig(SFTConfig):
+    """TRL's `SFTConfig`, and the words."""
+
+    words: list[str] = field(default_factory=lambda: list(WORDS), metadata={"help": "Levels, lowest first."})
+
+
+def main() -> None:
+    training_args, arguments, model_args = parse(
+        LevelsSFTConfig, Path(__file__).parent / "configs/levels_sft_tiny.yaml"
+    )
+    if arguments.num_images != [1]:
+        raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
+    path = resolve_model(model_args.model_name_or_path)
+    data = prepare_data(arguments, with_completion=True)
+    task = data.source.task
+    levels = Levels(task, tuple(training_args.words))
+    data.train.set_transform(LevelRows(data.source, levels))
+    processor = load_processor(path, task, arguments.adapter)
+    training_args.max_length = None  # truncation would cut image tokens
+    sentence = 1 + max(len(processor.tokenizer(levels.sentence(word))["input_ids"]) for word in levels.words)
+    check_lengths(data, path, processor, sentence, arguments.eval_max_new_tokens)
+    repository = hub_repository(training_args, model_args, arguments)
+    model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+    trainer = SFTTrainer(
+        model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    finish(
+        trainer,
+        data,
+        arguments,
+        path,
+        "levels_sft",
+        repository,
+        lambda model, processor: evaluate_levels(
+            model, processor, data.test, levels, arguments.eval_batch_size, data.median
+        ),
+    )
+
+
+if __name__ == "__main__":
+    run(main)
