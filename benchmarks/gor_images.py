@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
 from gor_head.methods import METHODS
 from gor_head.metrics import cumulative_score, mae, srcc
@@ -89,7 +90,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seeds < 1 or arguments.size < 16:
         parser.error("--seeds must be at least 1 and --size at least 16")
-    figures = measure(arguments.labels, arguments.target, arguments.size, arguments.seeds, arguments.settings)
+    with clean_stdout():
+        figures = measure(arguments.labels, arguments.target, arguments.size, arguments.seeds, arguments.settings)
     if arguments.json:
         print(json.dumps(figures))
         return

@@ -12,6 +12,7 @@ from gor_head.vlm import ValueTokens
 from rarl.models import load_model, trained_task
 from rarl.task import TASKS
 from tests.e2e.launching import SHORT, error_line, launch, rarl, succeeded
+from tests.hub_server import HubServer, run_client
 
 Result = CompletedProcess[str]
 ONE = ["--eval_num_images", "1", "--warmup_steps", "0", "--logging_steps", "1"]
@@ -54,7 +55,8 @@ def test_every_stage_keeps_the_vocabulary_and_moves_the_rows(trained: Path) -> N
 
 def test_reference_is_the_policy_before_the_first_step(trained: Path) -> None:
     dpo = json.loads((trained / "outputs/gor_dpo/trainer_state.json").read_text())["log_history"][0]
-    assert dpo["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert dpo["rewards/chosen"] == pytest.approx(0, abs=1e-5)  # β·(log π − log π_ref)
+    assert dpo["rewards/rejected"] == pytest.approx(0, abs=1e-5)
     rarl_state = json.loads((trained / "outputs/rarl_stage2/trainer_state.json").read_text())["log_history"][0]
     assert rarl_state["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -84,3 +86,49 @@ def test_errors_come_before_training(trained: Path) -> None:
     assert "recipes/gor_sft.py trains value tokens" in error_line(other)
     missing = launch("gor_sft.py", trained, *SHORT, "--gor_vocabulary", "nowhere")
     assert "nowhere/vocabulary.json: no such file" in error_line(missing)
+
+
+def test_words_are_trained_and_rated(tmp_path: Path) -> None:
+    succeeded(launch("levels_sft.py", tmp_path, *SHORT, "--eval_num_images", "1", "2"))
+    report = json.loads((tmp_path / "outputs/levels_sft/report.json").read_text())
+    assert report["mae"] >= 0 and report["failures"] == {"1": 0, "2": 0}
+    assert "five words" in (tmp_path / "outputs/levels_sft/README.md").read_text()
+    refused = launch("levels_sft.py", tmp_path, *SHORT, "--num_images", "2")
+    assert "rated one by one; wanted 1, got [2]" in error_line(refused)
+
+
+def test_pushed_adapter_answers_the_same_elsewhere(trained: Path, tmp_path: Path) -> None:
+    """The vocabulary goes with it: pushed and pulled by the real client, into an empty cache."""
+    adapter = trained / "outputs/rarl_stage2"
+    with HubServer() as hub:
+        run_client(
+            f"from rarl.hub import push_adapter; push_adapter({str(adapter)!r}, 'me/dots')", hub.url, tmp_path / "push"
+        )
+        assert "vocabulary.json" in hub.repos["me/dots"]
+        options = [
+            "--model",
+            "tiny",
+            "--adapter",
+            "me/dots",
+            "--size",
+            "200",
+            "--num-images",
+            "1",
+            "--num-prompts",
+            "4",
+        ]
+        options += ["--max-new-tokens", "128", "--output", str(tmp_path / "report.json")]
+        run_client(f"from rarl.cli import app; app(['evaluate', *{options!r}])", hub.url, tmp_path / "pull")
+        del hub.repos["me/dots"]["vocabulary.json"]
+        with pytest.raises(AssertionError, match="vocabulary.json: no such file"):
+            run_client(f"from rarl.cli import app; app(['evaluate', *{options!r}])", hub.url, tmp_path / "without")
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads((adapter / "report.json").read_text())
+
+
+def test_constrained_rollouts_from_the_command_line(trained: Path) -> None:
+    adapter = ["--adapter", "outputs/gor_sft", "--num_images", "1", "--output_dir", "outputs/constrained"]
+    succeeded(launch("rarl_stage2.py", trained, *SHORT, *ONE, *adapter, "--gor_constrained", "true"))
+    state = json.loads((trained / "outputs/constrained/trainer_state.json").read_text())["log_history"][0]
+    assert state["kl"] == pytest.approx(0, abs=1e-6)
+    digits = launch("rarl_stage1.py", trained, *SHORT, "--gor_constrained", "true")
+    assert "gor_constrained: task 'count' writes digits" in error_line(digits)
