@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, Decoding, MaxNewTokens, MaxPixels, MinPixels, Model
+from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors
@@ -34,6 +34,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
     max_new_tokens: MaxNewTokens = 1024,
     decode: Decoding = "greedy",
+    interval: Interval = None,
 ) -> None:
     """Score a model on held-out images, and write a report.
 
@@ -65,7 +66,8 @@ def evaluate(
         batch_size,
         max_new_tokens,
         constant=median,
-        decode=decode,  # type: ignore[arg-type]  # checked there
+        decode=decode,
+        interval=interval,
     )
     write_report(report, output)
     Console().print(report_table({output.stem: report}, title=images.task.name))

@@ -1,6 +1,6 @@
 """Options that several subcommands share."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,5 +10,10 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens
 MinPixels = Annotated[int | None, typer.Option(help="Least height times width of an image.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest height times width of an image.")]
 Decoding = Annotated[
-    str, typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each).")
+    Literal["greedy", "quantile"],
+    typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each)."),
+]
+Interval = Annotated[
+    float | None,
+    typer.Option(help="Also give the interval of each value that holds this share, such as 0.9; value tokens only."),
 ]

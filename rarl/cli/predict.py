@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, Decoding, MaxNewTokens, MaxPixels, MinPixels, Model
+from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors
@@ -19,6 +19,7 @@ def predict(
     max_pixels: MaxPixels = None,
     max_new_tokens: MaxNewTokens = 1024,
     decode: Decoding = "greedy",
+    interval: Interval = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Judge images: the value of each, and its rank (1 is the least)."""
@@ -42,10 +43,14 @@ def predict(
         opened,
         judged,
         max_new_tokens,
-        decode,  # type: ignore[arg-type]  # checked there
+        decode,
+        interval,
     )
     if as_json:
-        rows = zip(images, prediction.values, prediction.ranks, strict=True)
-        typer.echo(json.dumps([{"image": name, "value": value, "rank": rank} for name, value, rank in rows], indent=2))
+        columns = {"image": images, "value": prediction.values, "rank": prediction.ranks}
+        if prediction.intervals is not None:
+            columns["interval"] = prediction.intervals
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        typer.echo(json.dumps(rows, indent=2))
     else:
         Console().print(prediction_table(images, prediction, judged.name))

@@ -10,14 +10,28 @@ from rarl.task import OrdinalTask
 Decode = Literal["greedy", "quantile"]
 
 
-def code_processors(processor: Any, task: OrdinalTask, decode: Decode = "greedy") -> Callable[[], LogitsProcessorList]:
+def interval_ends(interval: float) -> tuple[float, float]:
+    """Levels of the two ends of a central interval that holds `interval` of the distribution.
+
+    Raises:
+        ValueError: If `interval` is not between 0 and 1.
+    """
+    if not 0 < interval < 1:
+        raise ValueError(f"interval: wanted a share between 0 and 1, such as 0.9, got {interval:g}.")
+    return (1 - interval) / 2, (1 + interval) / 2
+
+
+def code_processors(
+    processor: Any, task: OrdinalTask, decode: Decode = "greedy", level: float = 0.5
+) -> Callable[[], LogitsProcessorList]:
     """Makes the logits processors of one `generate` call for a task.
 
     Args:
         processor: Of the model.
         task: Without a vocabulary nothing is processed; with one, codes are legal.
-        decode: `"greedy"`, the likeliest legal token; `"quantile"`, the median of the model's distribution at each
+        decode: `"greedy"`, the likeliest legal token; `"quantile"`, a quantile of the model's distribution at each
             number.
+        level: Of the quantile; the median by default.
 
     Raises:
         ValueError: If medians are wanted of a task that writes digits, `decode` is unknown, or the processor lacks the
@@ -27,11 +41,12 @@ def code_processors(processor: Any, task: OrdinalTask, decode: Decode = "greedy"
         raise ValueError(f"decode: wanted greedy or quantile, got {decode!r}.")
     if task.vocabulary is None:
         if decode == "quantile":
-            raise ValueError(f"decode: quantile wants numbers in value tokens, but task {task.name!r} writes digits.")
+            raise ValueError(f"decode: a quantile wants numbers in value tokens, but task {task.name!r} writes digits.")
         return LogitsProcessorList
     from gor_head.vlm.logits import QuantileLogits, ValueTokenLogits
     from gor_head.vlm.tokens import ValueTokens
 
     tokens = ValueTokens.of(processor, task.codes)
-    kind = QuantileLogits if decode == "quantile" else ValueTokenLogits
-    return lambda: LogitsProcessorList([kind(tokens)])
+    if decode == "quantile":
+        return lambda: LogitsProcessorList([QuantileLogits(tokens, level)])
+    return lambda: LogitsProcessorList([ValueTokenLogits(tokens)])

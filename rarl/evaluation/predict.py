@@ -8,7 +8,7 @@ from PIL import Image
 
 from rarl.answer import parse_answer
 from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes
-from rarl.evaluation.codes import Decode, code_processors
+from rarl.evaluation.codes import Decode, code_processors, interval_ends
 from rarl.evaluation.generate import generate_answers
 from rarl.prompt import build_prompt
 from rarl.task import OrdinalTask, get_task
@@ -22,11 +22,13 @@ class Prediction:
         text: The whole completion.
         values: Predicted value per image, in prompt order; `None` for an image that the answer leaves out.
         ranks: Place of each image in the answer's list, 1 for the least; `None` for an image that is left out.
+        intervals: Lower and upper end of each value; `None` if no interval was asked for.
     """
 
     text: str
     values: list[float | None]
     ranks: list[int | None]
+    intervals: list[tuple[float | None, float | None]] | None = None
 
 
 def open_image(location: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Image.Image:
@@ -50,19 +52,30 @@ def predict(
     task: str | OrdinalTask,
     max_new_tokens: int = 1024,
     decode: Decode = "greedy",
+    interval: float | None = None,
 ) -> Prediction:
     """Ask a model for `task` on some images in one prompt, greedily.
 
+    With `interval`, such as 0.9, the model answers twice more, with every number at the lower and at the upper
+    quantile of its distribution: the ends of the central interval. Value tokens only.
+
     Raises:
-        ValueError: If no value can be read from the answer; the message holds the answer.
+        ValueError: If no value can be read from the answer; the message holds the answer. Or if quantiles are wanted of
+            a task that writes digits.
     """
     task = get_task(task)
     row = {"prompt": build_prompt(task, len(images)), "images": list(images)}
-    processors = code_processors(processor, task, decode)
-    [text] = generate_answers(model, processor, [row], 1, max_new_tokens, False, processors)
+    ends = [] if interval is None else interval_ends(interval)
+    processors = [code_processors(processor, task, decode)]
+    processors += [code_processors(processor, task, "quantile", level) for level in ends]
+    text, *end_texts = (
+        generate_answers(model, processor, [row], 1, max_new_tokens, False, own)[0] for own in processors
+    )
     answer = parse_answer(text, len(images))
     if not answer.readable:
         shown = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
         raise ValueError(f"The model gave no readable answer within {max_new_tokens} tokens: {shown!r}.")
     places = {image_id: place for place, (image_id, _) in enumerate(answer.items, start=1)}
-    return Prediction(text, answer.values(), [places.get(number) for number in range(1, len(images) + 1)])
+    ranks = [places.get(number) for number in range(1, len(images) + 1)]
+    intervals = [parse_answer(end, len(images)).values() for end in end_texts]
+    return Prediction(text, answer.values(), ranks, list(zip(*intervals, strict=True)) or None)

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from rarl.answer import parse_answer
 from rarl.evaluation import Report
-from rarl.evaluation.codes import Decode, code_processors
+from rarl.evaluation.codes import Decode, code_processors, interval_ends
 from rarl.evaluation.generate import generate_answers
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
@@ -157,6 +157,30 @@ def score(
     return report
 
 
+def interval_report(
+    low: Sequence[float | None], high: Sequence[float | None], values: Sequence[float], interval: float
+) -> dict[str, float | int | None]:
+    """What intervals of one-image prompts are worth.
+
+    Args:
+        low: Lower end per prompt, `None` where it cannot be read.
+        high: Upper end.
+        values: True values.
+        interval: Share of the distribution that they are meant to hold.
+
+    Returns:
+        `interval`; `coverage`, the share of intervals that hold the true value; `width`, their mean width in units of
+        the label; `unreadable`, the number of prompts that are left out.
+    """
+    read = [(a, b, value) for a, b, value in zip(low, high, values, strict=True) if a is not None and b is not None]
+    return {
+        "interval": interval,
+        "coverage": mean([float(a <= value <= b) for a, b, value in read]),
+        "width": mean([b - a for a, b, _ in read]),
+        "unreadable": len(values) - len(read),
+    }
+
+
 def evaluate(
     model: Any,
     processor: Any,
@@ -167,6 +191,7 @@ def evaluate(
     progress: bool = True,
     constant: float | None = None,
     decode: Decode = "greedy",
+    interval: float | None = None,
 ) -> Report:
     """Let a model answer every row greedily, and [`score`] the answers.
 
@@ -182,7 +207,14 @@ def evaluate(
         progress: Show a progress bar; only on a terminal.
         constant: A constant prediction to compare with, see [`score`].
         decode: How numbers in value tokens are read, see [`code_processors`](rarl.evaluation.codes.code_processors).
+        interval: Share of the distribution, such as 0.9: the report also has the [`interval_report`] of one-image
+            prompts, whose ends are answers with every number at that quantile.
+
+    Raises:
+        ValueError: If quantiles or intervals are wanted of a task that writes digits.
     """
+    ends = [] if interval is None else interval_ends(interval)
+    end_processors = [code_processors(processor, get_task(task), "quantile", level) for level in ends]
     processors = code_processors(processor, get_task(task), decode)
     tokens: dict[str, float | None] = {}
     completions: dict[int, list[str]] = {}
@@ -192,4 +224,14 @@ def evaluate(
         completions[num_images] = texts
         tokens[str(num_images)] = mean([1.0 + len(processor.tokenizer(text)["input_ids"]) for text in texts])
         values[num_images] = [list(truth) for truth in rows["values"]]
-    return score(completions, values, task, constant) | {"tokens_per_answer": tokens}
+    report = score(completions, values, task, constant) | {"tokens_per_answer": tokens}
+    if interval is not None and 1 in datasets:
+        low, high = (
+            [
+                parse_answer(text, 1).values()[0]
+                for text in generate_answers(model, processor, datasets[1], batch_size, max_new_tokens, progress, end)
+            ]
+            for end in end_processors
+        )
+        report["interval"] = interval_report(low, high, [truth for [truth] in values[1]], interval)
+    return report

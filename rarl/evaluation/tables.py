@@ -52,6 +52,15 @@ def prediction_table(names: Sequence[str], prediction: Prediction, task: str) ->
     table.add_column("image")
     table.add_column(task, justify="right")
     table.add_column("rank", justify="right")
-    for name, value, rank in zip(names, prediction.values, prediction.ranks, strict=True):
-        table.add_row(name, "–" if value is None else f"{value:g}", "–" if rank is None else str(rank))
+    if prediction.intervals is not None:
+        table.add_column("interval", justify="right")
+    for place, (name, value, rank) in enumerate(zip(names, prediction.values, prediction.ranks, strict=True)):
+        row = [name, _number(value), _number(rank)]
+        if prediction.intervals is not None:
+            row.append(" to ".join(map(_number, prediction.intervals[place])))
+        table.add_row(*row)
     return table
+
+
+def _number(number: float | None) -> str:
+    return "–" if number is None else f"{number:g}"

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gor_head.vlm import ValueTokens
+from rarl.datasets import load_source
 from rarl.models import load_model, trained_task
 from rarl.task import TASKS
 from tests.e2e.launching import SHORT, error_line, launch, rarl, succeeded
@@ -132,3 +133,25 @@ def test_constrained_rollouts_from_the_command_line(trained: Path) -> None:
     assert state["kl"] == pytest.approx(0, abs=1e-6)
     digits = launch("rarl_stage1.py", trained, *SHORT, "--gor_constrained", "true")
     assert "gor_constrained: task 'count' writes digits" in error_line(digits)
+
+
+def test_medians_and_intervals_from_the_command_line(tmp_path: Path) -> None:
+    """A model that has learnt a little: its medians lie in its intervals, wider ones hold more."""
+    flags = ["--max_steps", "60", "--num_prompts", "960", "--num_images", "1", "--learning_rate", "6e-3"]
+    succeeded(launch("gor_sft.py", tmp_path, *flags, "--eval_prompts", "0"))
+    load_source("builtin", "count", size=1).load(0).save(tmp_path / "dots.png")
+    common = ["--model", "tiny", "--adapter", "outputs/gor_sft", "--max-new-tokens", "64", "--decode", "quantile"]
+    reports = {}
+    for share in ("0.2", "0.9"):
+        options = ["--size", "2000", "--num-images", "1", "--num-prompts", "20", "--output", f"{share}.json"]
+        succeeded(rarl(tmp_path, "evaluate", *common, *options, "--interval", share))
+        reports[share] = json.loads((tmp_path / f"{share}.json").read_text())
+        [predicted] = json.loads(
+            succeeded(rarl(tmp_path, "predict", "dots.png", *common, "--json", "--interval", share)).stdout
+        )
+        low, high = predicted["interval"]
+        assert low <= predicted["value"] <= high
+    assert reports["0.9"]["failure_rate"] == 0 and reports["0.9"]["mae"] < reports["0.9"]["constant"]["mae"]
+    narrow, wide = (reports[share]["interval"] for share in ("0.2", "0.9"))
+    assert narrow["width"] < wide["width"] and narrow["coverage"] <= wide["coverage"]
+    assert wide["coverage"] > 0.5
