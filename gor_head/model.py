@@ -1,5 +1,6 @@
 """Models: an encoder with GoR's decoder, or with a direct head; saved, loaded and trained as transformers are."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class OrdinalOutput(ModelOutput):
     loss: Tensor | None = None
 
 
-class OrdinalModel(PreTrainedModel):
+class OrdinalModel(PreTrainedModel, ABC):
     """An encoder, and what reads a number from its memory.
 
     Args:
@@ -117,9 +118,9 @@ class OrdinalModel(PreTrainedModel):
             return OrdinalOutput(loss=loss.mean())
         return OrdinalOutput(loss=(loss * sample_weight.to(loss.dtype)).mean())
 
+    @abstractmethod
     def row_losses(self, memory: Tensor, labels: Any, progress: float, **targets: Tensor) -> Tensor:
         """Loss of each row, `[B]`."""
-        raise NotImplementedError
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules keep PyTorch's own initialisation."""

@@ -217,7 +217,8 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     if a.gor_vocabulary is not None:
-        source.task = register_task(value_token_task(a, source.task, [source.values[i] for i in indices]))
+        task = value_token_task(a, source.task, [source.values[i] for i in indices])
+        source = source.with_task(register_task(task))
     train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
     return Data(source, train, test, median)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -44,7 +45,7 @@ FEWEST_TO_SPLIT = 10
 """Training rows from which some are held out for early stopping."""
 
 
-class OrdinalRegressor(RegressorMixin, BaseEstimator):
+class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
     """What both estimators share: reading X, training with early stopping, batches at prediction.
 
     See [`GoRRegressor`] for the arguments.
@@ -173,20 +174,21 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator):
         check_real(self, lambda value: 0 <= value < 1, "a number from 0 to below 1", "validation_fraction", "dropout")
         check_real(self, lambda value: 0 < value < math.inf, "a positive number", "learning_rate")
 
+    @abstractmethod
     def _prepare(self, y: NDArray[Any]) -> None:
         """Learn from the training labels what the model's configuration needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _model(self) -> OrdinalModel:
-        raise NotImplementedError
+        """The model to train."""
 
     def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
         """Columns that the loss wants of training rows beside the labels."""
         return {}
 
+    @abstractmethod
     def _number(self, model: Any, memory: Tensor) -> Tensor:
         """How validation reads a prediction."""
-        raise NotImplementedError
 
     def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         """What follows training."""

@@ -65,7 +65,7 @@ class GoRRegressor(OrdinalRegressor):
         learning_rate: Of Adam (paper: 5e-4).
         batch_size: Rows per step, at most the training rows (paper: 1024 for tables).
         max_steps: Most optimiser steps.
-        eval_steps: Steps between looks at the validation rows; None: an epoch, or 25 if that is less.
+        eval_steps: Steps between looks at the validation rows; None: an epoch, or 25 if that is more.
         patience: Looks without a lower validation MAE before training ends.
         validation_fraction: Of the rows, held out for early stopping when there are 10 or more; 0 for none.
         predict_batch_size: Rows decoded together.

@@ -40,8 +40,10 @@ def choose_pair(
     Returns:
         None for a tie: no candidate is worse by more than the gap.
     """
-    seen: set[Any] = set()
-    distinct = [place for place, one in enumerate(candidates) if not (one.key in seen or seen.add(one.key))]  # type: ignore[func-returns-value]
+    likeliest: dict[Any, int] = {}
+    for place, one in enumerate(candidates):
+        likeliest.setdefault(one.key, place)
+    distinct = list(likeliest.values())
     if own is not None:
         chosen, least = len(candidates), own.error
     else:

@@ -1,5 +1,6 @@
 """What every data source gives: values, names, bounded images, content hashes and sizes, each by position."""
 
+import copy
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from typing import Any
@@ -53,6 +54,21 @@ class ImageSource(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> "ImageSource":
         # `datasets` deep-copies a dataset, transform and source included, whenever its columns change.
         return self
+
+    def with_task(self, task: OrdinalTask) -> "ImageSource":
+        """The same images and values for another task.
+
+        Raises:
+            ValueError: If it has another range: the values were checked against this one.
+        """
+        if (task.minimum, task.maximum, task.integer) != (self.task.minimum, self.task.maximum, self.task.integer):
+            raise ValueError(
+                f"Task {task.name!r}: wanted {self.task.value_range}, for which values were checked, got "
+                f"{task.value_range}."
+            )
+        other = copy.copy(self)
+        other.task = task
+        return other
 
     @abstractmethod
     def name(self, i: int) -> str:

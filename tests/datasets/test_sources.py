@@ -3,6 +3,7 @@ import csv
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ from qwen_vl_utils import smart_resize
 
 from rarl.datasets import BuiltinSource, FolderSource, ImageError, UTKFaceSource, load_source, verify
 from rarl.datasets.images import bound, bounded_size, decode, pixel_bounds
-from rarl.task import OrdinalTask
+from rarl.task import OrdinalTask, get_task
 
 UTKFACE = Path(__file__).parents[3] / "shared/data/utkface_dev"
 
@@ -389,3 +390,13 @@ def test_load_source_by_name(tmp_path: Path) -> None:
 def test_load_source_errors(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_source(**arguments)  # type: ignore[arg-type]
+
+
+def test_same_images_for_another_task() -> None:
+    source = load_source("builtin", "count", size=4)
+    task = replace(source.task, name="dots", tolerance=1)
+    other = source.with_task(task)
+    assert other.task is task and source.task.name == "count"
+    assert other.values is source.values
+    with pytest.raises(ValueError, match="'age': wanted integer from 0 to 10, for which .* got integer from 0 to 116"):
+        source.with_task(get_task("age"))

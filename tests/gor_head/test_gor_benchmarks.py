@@ -70,7 +70,9 @@ def test_ablations_are_kept_and_summed_up(tmp_path: Path) -> None:
 
 def test_variants_are_settings_of_the_estimator() -> None:
     for method in gor_ablations.variants(list(gor_ablations.ABLATIONS)).values():
-        method.make(random_state=0, max_steps=1)
+        model = method.make(random_state=0, max_steps=1)
+        assert model.get_params()["max_steps"] == 1
+        assert model.get_params().keys() == type(model)().get_params().keys()
 
 
 def test_images_are_read_and_compared(tmp_path: Path) -> None:

@@ -83,4 +83,6 @@ def test_reference_of_grpo_is_the_policy_before_the_first_step(tied: bool, tmp_p
 
 def test_nothing_to_copy_is_no_error() -> None:
     model, _ = wrapped(tied=True)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     copy_rows_to_reference(model)
+    assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
