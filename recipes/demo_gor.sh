@@ -11,6 +11,6 @@ launch recipes/gor_sft.py --output_dir "$out/gor_sft"
 launch recipes/gor_dpo.py --output_dir "$out/gor_dpo" --adapter "$out/gor_sft"
 launch recipes/rarl_stage2.py --output_dir "$out/gor_rarl" --adapter "$out/gor_dpo" \
     --max_completion_length 160 --eval_max_new_tokens 160 --num_images 1 2 4 --num_prompts 480 --max_steps 60 \
-    --learning_rate 1e-4 --temperature 0.7
+    --learning_rate 2e-4 --temperature 0.8
 rarl report --run "digits_sft=$out/digits_sft" --run "gor_sft=$out/gor_sft" --run "gor_dpo=$out/gor_dpo" \
     --run "gor_rarl=$out/gor_rarl" --curves "RARL=$out/gor_rarl" --output "$out"
