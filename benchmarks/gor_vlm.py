@@ -1,7 +1,8 @@
 """What value tokens cost in a vision-language model: tokens of an answer, its time, and the mask's share of a step.
 
-Tokens are counted on perfect answers with the tokenizer of the built-in model (digits are single tokens in it, as in
-Qwen2.5's). The mask is timed beside decode steps of the same model on rows that are in the middle of an answer, half
+Tokens are counted on perfect answers, with the tokenizer of the built-in model (whose digits are single tokens that
+take the blank before them along) or another one (Qwen2.5's blanks are tokens of their own). An answer takes a decode
+step a token. The mask is timed beside decode steps of the same model on rows that are in the middle of an answer, half
 of them inside a code.
 """
 
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
 from benchmarks import midsize
 from gor_head import CoDiVocabulary
-from gor_head.vlm import ValueTokenLogits, ValueTokens, attach
+from gor_head.vlm import ValueTokenLogits, ValueTokens, add_tokens, attach
 from rarl import tiny
 from rarl.prompt import answer_list
 from rarl.task import OrdinalTask, get_task
@@ -40,17 +42,15 @@ def value_tokens(task: OrdinalTask, seed: int = 0) -> OrdinalTask:
     return task.with_vocabulary(CoDiVocabulary.fit([*labels, task.maximum], resolution=grid))
 
 
-def answer_tokens(seed: int = 0) -> list[dict[str, Any]]:
+def answer_tokens(tokenizer_name: str, seed: int = 0) -> list[dict[str, Any]]:
     """Mean tokens of a perfect answer's list and of one number in it, in digits and in value tokens."""
     generator = np.random.default_rng(seed)
     results = []
     for name in TASKS:
         digits = get_task(name)
         codes = value_tokens(digits)
-        _, processor = tiny.load()
-        tokenizer = processor.tokenizer
-        model, _ = tiny.load()
-        attach(model, processor, codes.codes)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+        add_tokens(tokenizer, codes.codes)
         grid = GRIDS[name]
         for num_images in NUM_IMAGES:
             counts: dict[str, list[int]] = {"digits": [], "codes": []}
@@ -135,6 +135,7 @@ def legal_equals_vocabulary(processor: ValueTokenLogits, tokens: ValueTokens, id
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of value tokens in a language model.", allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--tokenizer", default=tiny.path(), help="folder or Hub id; by default the built-in one")
     parser.add_argument("--batch", type=int, default=64, help="rows of a decode step")
     parser.add_argument("--length", type=int, default=300, help="tokens before it")
     parser.add_argument("--repeats", type=int, default=9, help="timed calls; the median counts")
@@ -142,8 +143,11 @@ def main() -> None:
     if min(arguments.batch, arguments.length - 2, arguments.repeats) < 1:
         parser.error("--batch and --repeats must be at least 1, --length at least 3")
     with Console(stderr=True).status("answers and decode steps"):
-        answers = answer_tokens()
+        answers = answer_tokens(arguments.tokenizer)
         mask = mask_share(arguments.batch, arguments.length, arguments.repeats)
+        for row in answers:  # a step a token
+            row["digits_ms"] = row["digits_tokens"] * mask["step_ms"]
+            row["gor_ms"] = row["gor_tokens"] * (mask["step_ms"] + mask["mask_ms"])
     if arguments.json:
         print(json.dumps({"answers": answers, "mask": mask}))
         return

@@ -83,8 +83,8 @@ def add_tokens(processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:
             f"processor: has value tokens of another vocabulary, such as {present[-1]!r}; wanted none, or all "
             f"{len(names)} of this one."
         )
-    # Not special: `skip_special_tokens=True` must not remove them from an answer. `<gor>` takes the blank before it along:
-    # a blank of its own costs a token, and where blanks belong to the digits after them it is one that nobody has trained.
+    # Not special: `skip_special_tokens=True` must not remove them from an answer. `<gor>` takes the blank before it
+    # along: a blank of its own costs a token, and where blanks go with the digits after them nobody has trained it.
     added = [AddedToken(name, special=False, normalized=False, lstrip=name == OPEN) for name in names]
     tokenizer.add_tokens(added)
     return ValueTokens.of(tokenizer, vocabulary)
