@@ -68,7 +68,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
     Args:
         base_model: Hub id of the base model; of a local path only the last part is named.
         task: The task, or its name.
-        stage: `"sft"`, `"stage1"` or `"stage2"`.
+        stage: A key of `STAGES`.
         report: What `rarl evaluate` wrote; without it the card has no metrics.
 
     Raises:
@@ -111,10 +111,10 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         lines = ["| metric | value |", "|---|---|", *(f"| {label} | {value:.3f} |" for _, label, value in rows)]
         text += ["## Results", "\n".join(lines)]
         text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
-    text += [
-        "## Use",
-        f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```",
-    ]
+    use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"
+    if stage == "levels_sft":
+        use = "Its answers are words: `rarl.levels.expected_values` reads them as numbers."
+    text += ["## Use", use]
     return ModelCard(f"---\n{data}\n---\n\n" + "\n\n".join(text) + "\n")
 
 

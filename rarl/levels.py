@@ -125,6 +125,7 @@ def evaluate_levels(
     """
     numbers = replace(levels.task, integer=False, vocabulary=None)  # an expectation is no whole number
     console = Console(stderr=True)
+    was_training = model.training
     model.eval()
     completions: dict[int, list[str]] = {}
     for num_images, rows in datasets.items():
@@ -137,5 +138,6 @@ def evaluate_levels(
             for place in range(len(batch)):
                 own = values[place * num_images : (place + 1) * num_images]
                 completions[num_images].append(build_completion(own, numbers))
+    model.train(was_training)
     values_by_number = {number: [list(truth) for truth in rows["values"]] for number, rows in datasets.items()}
     return score(completions, values_by_number, levels.task, constant)

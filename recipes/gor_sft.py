@@ -33,7 +33,7 @@ class GoRSFTConfig(SFTConfig):
     """TRL's `SFTConfig`, and the weight of the numbers."""
 
     huber_weight: float = field(
-        default=1.0,
+        default=0.1,
         metadata={"help": "λ of the Huber loss on numbers, its errors in standard deviations of the labels."},
     )
 

@@ -154,6 +154,12 @@ def test_public_name(name: str, public: str) -> None:
     assert public_name(name) == public
 
 
+def test_card_of_words_sends_nobody_to_predict() -> None:
+    text = model_card("org/model", "count", "levels_sft").text
+    assert "rarl.levels.expected_values" in text and "rarl predict" not in text
+    assert "rarl predict" in model_card("org/model", "count", "gor_sft").text
+
+
 def test_card_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="stage3"):
         model_card("org/model", "count", "stage3")

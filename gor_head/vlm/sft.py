@@ -48,13 +48,14 @@ class GoRSFTTrainer(SFTTrainer):
 
     Args:
         tokens: Value tokens of the model.
-        huber_weight: λ; 0 is plain SFT.
+        huber_weight: λ; 0 is plain SFT. The likelihood is a mean over all tokens, most of them text, so that a λ of 1
+            would drown it.
         huber_scale: Unit of the error in label units, for example the standard deviation of the labels.
         kwargs: Of `SFTTrainer`.
     """
 
     def __init__(
-        self, *args: Any, tokens: ValueTokens, huber_weight: float = 1.0, huber_scale: float = 1.0, **kwargs: Any
+        self, *args: Any, tokens: ValueTokens, huber_weight: float = 0.1, huber_scale: float = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.tokens, self.huber_weight, self.huber_scale = tokens, huber_weight, huber_scale
