@@ -5,33 +5,44 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from gor_head import CoDiVocabulary
+from gor_head.vlm import attach
 from rarl import tiny
 from tests.e2e.launching import ROOT, SHORT, start, succeeded
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def launch(folder: Path, stage: int) -> Path:
-    """Three steps, groups across both processes; returns the output folder."""
+def start_two(folder: Path, stage: int, recipe: str, *flags: str) -> CompletedProcess[str]:
+    """A recipe in two processes under a ZeRO stage."""
     zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
     names = ("gradient_accumulation_steps", "gradient_clipping", "train_batch_size", "train_micro_batch_size_per_gpu")
     (folder / "zero.json").write_text(json.dumps({"zero_optimization": zero} | dict.fromkeys(names, "auto")))
     # `accelerate launch --cpu` starts one process, whatever it is asked for.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "recipes/rarl_stage2.py"), *SHORT, "--per_device_train_batch_size", "4"]
+    command += [str(ROOT / "recipes" / recipe), *SHORT, "--per_device_train_batch_size", "4"]
     command += ["--use_cpu", "true", "--deepspeed", "zero.json", "--output_dir", "output", "--warmup_steps", "0"]
-    # Lists of four leave something to learn: a group that agrees has no gradient.
-    command += ["--num_images", "2", "4", "--eval_num_images", "1", "2", "--logging_steps", "1"]
-    command += ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "3"]
     # DeepSpeed compiles its communication on first use, and looks for ninja on the path.
-    result = start(
-        command, folder, DS_ACCELERATOR="cpu", PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return start(
+        [*command, *flags],
+        folder,
+        DS_ACCELERATOR="cpu",
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     )
+
+
+def launch(folder: Path, stage: int) -> Path:
+    """Three steps of stage 2, groups across both processes; returns the output folder."""
+    # Lists of four leave something to learn: a group that agrees has no gradient.
+    flags = ["--num_images", "2", "4", "--eval_num_images", "1", "2", "--logging_steps", "1"]
+    flags += ["--max_steps", "3", "--save_strategy", "steps", "--save_steps", "3"]
+    result = start_two(folder, stage, "rarl_stage2.py", *flags)
     assert "Stage 2 starts from" in succeeded(result).stdout
     assert result.stdout.count("Stage 2 starts from") == 1, "the second process is a run of its own"
     assert result.stdout.count("in brackets") == 1, "wanted one report"
@@ -39,11 +50,15 @@ def launch(folder: Path, stage: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Output folder of each ZeRO stage."""
+def deepspeed() -> None:
     pytest.importorskip("deepspeed")
     if shutil.which("g++") is None:
         pytest.skip("DeepSpeed compiles its CPU communication with g++")
+
+
+@pytest.fixture(scope="module")
+def outputs(deepspeed: None, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Output folder of each ZeRO stage."""
     return {stage: launch(tmp_path_factory.mktemp(f"zero{stage}"), stage) for stage in (2, 3)}
 
 
@@ -85,3 +100,18 @@ def test_zero3_learns_what_zero2_learns(outputs: dict[int, Path]) -> None:
     moved = torch.cat([(second[name] - policy[name]).flatten() for name in policy])
     apart = torch.cat([(second[name] - third[name]).flatten() for name in policy])
     assert apart.abs().mean() < 0.01 * moved.abs().mean()
+
+
+@pytest.mark.usefixtures("deepspeed")
+def test_value_tokens_are_trained_under_zero2(tmp_path: Path) -> None:
+    result = start_two(tmp_path, 2, "gor_sft.py", "--num_images", "1", "--eval_num_images", "1", "--logging_steps", "1")
+    assert succeeded(result).stdout.count("in brackets") == 1
+    output = tmp_path / "output"
+    model, processor = tiny.load()
+    tokens = attach(model, processor, CoDiVocabulary.from_pretrained(output))
+    weights = load_file(output / WEIGHTS)
+    [name] = [name for name in weights if "trainable_tokens_delta" in name]
+    before = model.get_input_embeddings().weight[tokens.all_ids]
+    assert weights[name].shape == before.shape
+    moved = (weights[name] - before).abs().amax(dim=1)
+    assert bool((moved > 1e-4).all()), f"rows that did not move: {moved.tolist()}"
