@@ -125,6 +125,8 @@ class RecipeArguments:
             ValueError: If the task is not known, and its definition not given or not whole.
         """
         trained = None if self.adapter is None else trained_task(self.adapter)
+        if trained is not None:
+            register_task(trained)
         name = self.task if self.task is not None or trained is None else trained.name
         changes = {
             key: value

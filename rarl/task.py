@@ -178,7 +178,7 @@ def save_task(task: OrdinalTask, folder: str | Path) -> None:
 
 
 def read_task(folder: str | Path) -> OrdinalTask:
-    """The task that [`save_task`] wrote, registered under its name.
+    """The task that [`save_task`] wrote; it is not registered.
 
     Raises:
         ValueError: If `task.json` holds no task.
@@ -191,7 +191,7 @@ def read_task(folder: str | Path) -> OrdinalTask:
             from gor_head.vocabulary import CoDiVocabulary
 
             content["vocabulary"] = CoDiVocabulary.from_pretrained(folder).to_dict()
-        return register_task(OrdinalTask(**content))
+        return OrdinalTask(**content)
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds no ordinal task: {error}") from None
 

@@ -1,7 +1,6 @@
 """Ordinal tasks: checks, wording, and the register."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,21 +82,13 @@ def test_register_and_get() -> None:
         get_task("rust")
 
 
-@pytest.fixture
-def restored_tasks() -> Iterator[None]:
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
-
-
-@pytest.mark.usefixtures("restored_tasks")
 def test_numbers_in_value_tokens_are_written_saved_and_read(tmp_path: Path) -> None:
     ages = get_task("age").with_vocabulary(CoDiVocabulary([1, 3, 5, 50], tolerance=0))
     assert ages.format_value(58) == "<gor><+50><+5><+3></gor>"
     save_task(ages, tmp_path)
     loaded = read_task(tmp_path)
-    assert loaded == ages and get_task("age").format_value(58) == ages.format_value(58)
+    assert loaded == ages and loaded.format_value(58) == ages.format_value(58)
+    assert get_task("age").format_value(58) == "58"
     for values in ([30.0, 4.0], [0.0, 116.0, 1.0]):
         assert parse_answer(build_completion(values, ages), len(values)).values() == values
 

@@ -48,8 +48,11 @@ def evaluate(
     from rarl.evaluation.reports import write_report
     from rarl.evaluation.tables import report_table
     from rarl.models import load_model, trained_task
+    from rarl.task import register_task
 
-    trained = trained_task(adapter or model)  # from here on known by its name, too
+    trained = trained_task(adapter or model)
+    if trained is not None:
+        register_task(trained)
     judged = task if task is not None else trained
     if source == "utkface" and task is None and trained is not None and trained.name != "age":
         raise ValueError(f"utkface has ages, but {adapter or model} was trained on {trained.name!r}: give --task.")

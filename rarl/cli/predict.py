@@ -29,9 +29,11 @@ def predict(
     from rarl.evaluation.predict import predict as predict_images
     from rarl.evaluation.tables import prediction_table
     from rarl.models import load_model, trained_task
-    from rarl.task import get_task
+    from rarl.task import get_task, register_task
 
-    trained = trained_task(adapter or model)  # from here on known by its name, too
+    trained = trained_task(adapter or model)
+    if trained is not None:
+        register_task(trained)
     judged = get_task(task) if task is not None else trained
     if judged is None:
         raise ValueError(f"{adapter or model} does not say what it judges: give --task.")

@@ -1,7 +1,6 @@
 """Value tokens from supervised fine-tuning over DPO to reinforcement learning, as a user starts it; and the errors."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -11,22 +10,12 @@ from safetensors.torch import load_file
 from gor_head.vlm import ValueTokens
 from rarl.datasets import load_source
 from rarl.models import load_model, trained_task
-from rarl.task import TASKS
 from tests.e2e.launching import SHORT, error_line, launch, rarl, succeeded
 from tests.hub_server import HubServer, run_client
 
 Result = CompletedProcess[str]
 ONE = ["--eval_num_images", "1", "--warmup_steps", "0", "--logging_steps", "1"]
 ROWS = "trainable_tokens_delta"
-
-
-@pytest.fixture(autouse=True)
-def restored_tasks() -> Iterator[None]:
-    """Reading an adapter's task registers it; other tests want the plain one."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
 
 
 @pytest.fixture(scope="module")
