@@ -136,14 +136,16 @@ class QuantileLogits(ValueTokenLogits):
     Args:
         tokens: Value tokens of the model.
         level: In 0..1; 0.5 is the median.
+        number: Which number of a row's text has this level, from 0; the others are medians. None: all of them.
     """
 
-    def __init__(self, tokens: ValueTokens, level: float = 0.5) -> None:
+    def __init__(self, tokens: ValueTokens, level: float = 0.5, number: int | None = None) -> None:
         super().__init__(tokens)
         if not 0 <= level <= 1:
             raise ValueError(f"level: wanted a number from 0 to 1, got {level}.")
-        self.level = level
+        self.level, self.number = level, number
         self._left: Tensor | None = None
+        self._written: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """Ids `[n, t]` and scores `[n, size]` → scores with one token left inside codes."""
@@ -151,9 +153,12 @@ class QuantileLogits(ValueTokenLogits):
         inside, allowed = mask(input_ids)
         masked = mask.apply(input_ids, scores)
         begun = inside & (input_ids[:, -1] == mask.open_id)
-        if self._left is None:
-            self._left = torch.full((len(scores),), self.level, dtype=torch.float64, device=scores.device)
-        left = torch.where(begun, self.level, self._left)
+        if self._left is None or self._written is None:
+            self._left = torch.full((len(scores),), 0.5, dtype=torch.float64, device=scores.device)
+            self._written = torch.full((len(scores),), -1, device=scores.device)
+        self._written += begun
+        at_level = torch.ones_like(begun) if self.number is None else self._written == self.number
+        left = torch.where(begun, torch.where(at_level, self.level, 0.5), self._left)
         # A row outside a code is given any distribution: what comes of it is not used.
         among = masked[:, mask.columns].masked_fill(~inside[:, None], 0.0)
         token, rest = descend(among.double().softmax(dim=1), left)

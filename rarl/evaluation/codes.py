@@ -22,7 +22,7 @@ def interval_ends(interval: float) -> tuple[float, float]:
 
 
 def code_processors(
-    processor: Any, task: OrdinalTask, decode: Decode = "greedy", level: float = 0.5
+    processor: Any, task: OrdinalTask, decode: Decode = "greedy", level: float = 0.5, number: int | None = None
 ) -> Callable[[], LogitsProcessorList]:
     """Makes the logits processors of one `generate` call for a task.
 
@@ -32,6 +32,7 @@ def code_processors(
         decode: `"greedy"`, the likeliest legal token; `"quantile"`, a quantile of the model's distribution at each
             number.
         level: Of the quantile; the median by default.
+        number: Which number of an answer has this level, from 0, the others being medians; None: all of them.
 
     Raises:
         ValueError: If medians are wanted of a task that writes digits, `decode` is unknown, or the processor lacks the
@@ -48,5 +49,5 @@ def code_processors(
 
     tokens = ValueTokens.of(processor, task.codes)
     if decode == "quantile":
-        return lambda: LogitsProcessorList([QuantileLogits(tokens, level)])
+        return lambda: LogitsProcessorList([QuantileLogits(tokens, level, number)])
     return lambda: LogitsProcessorList([ValueTokenLogits(tokens)])

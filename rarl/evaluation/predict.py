@@ -56,8 +56,9 @@ def predict(
 ) -> Prediction:
     """Ask a model for `task` on some images in one prompt, greedily.
 
-    With `interval`, such as 0.9, the model answers twice more, with every number at the lower and at the upper
-    quantile of its distribution: the ends of the central interval. Value tokens only.
+    With `interval`, such as 0.9, the model answers twice more for each image: with the number that it writes first of
+    this image at the lower and at the upper quantile of its distribution, all others at the median. What it then says
+    of the image are the ends of the central interval. Value tokens only; numbers are taken to come in prompt order.
 
     Raises:
         ValueError: If no value can be read from the answer; the message holds the answer. Or if quantiles are wanted of
@@ -67,7 +68,8 @@ def predict(
     row = {"prompt": build_prompt(task, len(images)), "images": list(images)}
     ends = [] if interval is None else interval_ends(interval)
     processors = [code_processors(processor, task, decode)]
-    processors += [code_processors(processor, task, "quantile", level) for level in ends]
+    numbers = range(len(images))
+    processors += [code_processors(processor, task, "quantile", level, place) for place in numbers for level in ends]
     text, *end_texts = (
         generate_answers(model, processor, [row], 1, max_new_tokens, False, own)[0] for own in processors
     )
@@ -77,5 +79,6 @@ def predict(
         raise ValueError(f"The model gave no readable answer within {max_new_tokens} tokens: {shown!r}.")
     places = {image_id: place for place, (image_id, _) in enumerate(answer.items, start=1)}
     ranks = [places.get(number) for number in range(1, len(images) + 1)]
-    intervals = [parse_answer(end, len(images)).values() for end in end_texts]
-    return Prediction(text, answer.values(), ranks, list(zip(*intervals, strict=True)) or None)
+    found = [parse_answer(end, len(images)).values()[place // 2] for place, end in enumerate(end_texts)]
+    intervals = list(zip(found[::2], found[1::2], strict=True)) or None
+    return Prediction(text, answer.values(), ranks, intervals)

@@ -208,13 +208,14 @@ def evaluate(
         constant: A constant prediction to compare with, see [`score`].
         decode: How numbers in value tokens are read, see [`code_processors`](rarl.evaluation.codes.code_processors).
         interval: Share of the distribution, such as 0.9: the report also has the [`interval_report`] of one-image
-            prompts, whose ends are answers with every number at that quantile.
+            prompts. Its ends are answers whose first number is at that quantile of its distribution, and what follows
+            from it at the median.
 
     Raises:
         ValueError: If quantiles or intervals are wanted of a task that writes digits.
     """
     ends = [] if interval is None else interval_ends(interval)
-    end_processors = [code_processors(processor, get_task(task), "quantile", level) for level in ends]
+    end_processors = [code_processors(processor, get_task(task), "quantile", level, 0) for level in ends]
     processors = code_processors(processor, get_task(task), decode)
     tokens: dict[str, float | None] = {}
     completions: dict[int, list[str]] = {}

@@ -200,3 +200,18 @@ def is_greedy(code: tuple[int, ...], values: tuple[int, ...]) -> bool:
     """Whether each token is the largest that fits what is left."""
     left = [sum(code[place:]) for place in range(len(code))]
     return all(token == max(value for value in values if value <= rest) for token, rest in zip(code, left, strict=True))
+
+
+def test_one_number_of_a_text_is_at_the_level() -> None:
+    scores = torch.zeros(1, SIZE)
+    first = torch.tensor([[7, TOKENS.open_id]])
+    second = torch.tensor([[7, TOKENS.open_id, TOKENS.close_id, 8, TOKENS.open_id]])
+
+    def alone(level: float, ids: torch.Tensor) -> torch.Tensor:
+        return QuantileLogits(TOKENS, level)(ids, scores.clone())
+
+    for number, levels in ((0, (0.99, 0.5)), (1, (0.5, 0.99)), (None, (0.99, 0.99))):
+        processor = QuantileLogits(TOKENS, 0.99, number)
+        for ids, level in zip((first, second), levels, strict=True):
+            assert torch.equal(processor(ids, scores.clone()), alone(level, ids))
+    assert not torch.equal(alone(0.99, first), alone(0.5, first))
