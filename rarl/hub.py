@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
+from gor_head.vlm.checkpoint import public_name
 from rarl.evaluation import Report
 from rarl.task import OrdinalTask, get_task
 
@@ -42,13 +43,6 @@ ADAPTER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-
-
-def public_name(base_model: str) -> str:
-    """A model's name for a card: a Hub id as it is, of a local path (or `tiny`) the last part only."""
-    path = Path(base_model)
-    is_local = path.is_absolute() or path.exists() or base_model.startswith((".", "~")) or len(path.parts) > 2
-    return path.name if is_local else base_model
 
 
 def _rows(report: Report) -> list[tuple[str, str, float]]:

@@ -81,7 +81,17 @@ class LevelRows(RowTransform):
 
 def expected_values(model: Any, processor: Any, images: Sequence[Any], levels: Levels) -> list[float]:
     """Expected value of each image: Σ p(word) · centre, over the words' whole sentences, so that words may have any
-    number of tokens."""
+    number of tokens.
+
+    Args:
+        model: Trained on [`LevelRows`], in evaluation mode.
+        processor: Its processor.
+        images: PIL images; each is a row for every word of one forward pass.
+        levels: The words.
+
+    Returns:
+        Values in units of the label, within the middles of the first and the last word.
+    """
     rows = [{"prompt": levels.prompt(), "images": [image]} for image in images for _ in levels.words]
     endings = [levels.sentence(word) for _ in images for word in levels.words]
     inputs = batch_inputs(processor, rows, endings).to(model.device)
@@ -120,7 +130,7 @@ def evaluate_levels(
         processor: Its processor.
         datasets: As for [`evaluate`](rarl.evaluation.protocol.evaluate).
         levels: The words.
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass, each a row for every word.
         constant: A constant prediction to compare with.
     """
     numbers = replace(levels.task, integer=False, vocabulary=None)  # an expectation is no whole number

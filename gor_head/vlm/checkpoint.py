@@ -69,6 +69,13 @@ def push_to_hub(
         )
 
 
+def public_name(base_model: str) -> str:
+    """A model's name for a card: a Hub id as it is, of a local path (or `tiny`) the last part only."""
+    path = Path(base_model)
+    is_local = path.is_absolute() or path.exists() or base_model.startswith((".", "~")) or len(path.parts) > 2
+    return path.name if is_local else base_model
+
+
 def _public_base(folder: Path) -> str | None:
     """The base model of the adapter in a folder, of a local one the last part of its path, which the adapter names from
     here on; `None` for a plain model."""
@@ -77,8 +84,8 @@ def _public_base(folder: Path) -> str | None:
         return None
     config = json.loads(path.read_text(encoding="utf-8"))
     base = str(config["base_model_name_or_path"])
-    if Path(base).exists():
-        config["base_model_name_or_path"] = base = Path(base).name
+    if public_name(base) != base:
+        config["base_model_name_or_path"] = base = public_name(base)
         path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     return base
 
@@ -134,12 +141,12 @@ def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any)
     return PeftModel.from_pretrained(model, folder).eval(), processor, tokens
 
 
-def merge(model: PeftModel) -> Any:
-    """The plain model with the adapter's weights and token rows in its own; the adapter is gone.
+def merge(model: Any) -> Any:
+    """The plain model of a `PeftModel`, the adapter's weights and token rows in its own; the adapter is gone.
 
     Save it with [`save_pretrained`], and [`load`] gives it back; it goes on as any other model would, under ZeRO-3 too.
     """
-    return model.merge_and_unload()  # type: ignore[operator]
+    return model.merge_and_unload()
 
 
 def check_rows(adapter: str, tokens: ValueTokens | None) -> None:

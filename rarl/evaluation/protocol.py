@@ -212,8 +212,11 @@ def evaluate(
             from it at the median.
 
     Raises:
-        ValueError: If quantiles or intervals are wanted of a task that writes digits.
+        ValueError: If quantiles or intervals are wanted of a task that writes digits, or intervals without one-image
+            prompts.
     """
+    if interval is not None and 1 not in datasets:
+        raise ValueError(f"interval: wanted one-image prompts among the data, got {sorted(datasets)} images.")
     ends = [] if interval is None else interval_ends(interval)
     end_processors = [code_processors(processor, get_task(task), "quantile", level, 0) for level in ends]
     processors = code_processors(processor, get_task(task), decode)
@@ -226,7 +229,7 @@ def evaluate(
         tokens[str(num_images)] = mean([1.0 + len(processor.tokenizer(text)["input_ids"]) for text in texts])
         values[num_images] = [list(truth) for truth in rows["values"]]
     report = score(completions, values, task, constant) | {"tokens_per_answer": tokens}
-    if interval is not None and 1 in datasets:
+    if interval is not None:
         low, high = (
             [
                 parse_answer(text, 1).values()[0]

@@ -5,7 +5,7 @@ import pytest
 from rarl import tiny
 from rarl.evaluation.codes import code_processors, interval_ends
 from rarl.evaluation.predict import Prediction
-from rarl.evaluation.protocol import interval_report
+from rarl.evaluation.protocol import evaluate, interval_report
 from rarl.evaluation.tables import prediction_table
 from rarl.task import get_task
 
@@ -29,6 +29,11 @@ def test_digits_have_no_quantiles() -> None:
     with pytest.raises(ValueError, match="task 'count' writes digits"):
         code_processors(processor, get_task("count"), "quantile")
     assert len(code_processors(processor, get_task("count"))()) == 0
+
+
+def test_intervals_want_one_image_prompts() -> None:
+    with pytest.raises(ValueError, match=r"wanted one-image prompts among the data, got \[2, 4\] images"):
+        evaluate(None, None, {2: [], 4: []}, "count", interval=0.9)
 
 
 def test_intervals_in_the_table() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 
 from gor_head import CoDiVocabulary
 from gor_head.vlm import ValueTokens, attach, load, merge, save_pretrained
@@ -41,6 +42,8 @@ def logits(model: Any, tokens: ValueTokens) -> torch.Tensor:
 def test_adapter_comes_back_with_its_vocabulary(kind: str, tmp_path: Path) -> None:
     model, processor, tokens = with_adapter(tmp_path / "base", kind)
     save_pretrained(model, processor, AGES, tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert not [name for name in saved if name.endswith(("embed_tokens.weight", "lm_head.weight"))], "whole matrices"
     again, its_processor, its_tokens = load(tmp_path / "adapter")
     assert isinstance(again, PeftModel) and not again.training
     assert its_tokens.vocabulary == AGES and its_tokens.all_ids == tokens.all_ids

@@ -129,3 +129,11 @@ def test_real_tokenizer_has_rows_to_spare() -> None:
     assert size + 2 + len(vocabulary.tokens) <= rows
     grow(model, size + 2 + len(vocabulary.tokens))
     assert model.get_input_embeddings().weight.shape[0] == rows
+
+
+def test_a_number_begins_like_a_digit() -> None:
+    model, tokenizer = text_model()
+    digits = tokenizer("0123456789", add_special_tokens=False)["input_ids"]
+    wanted = model.get_input_embeddings().weight[digits].mean(dim=0)
+    tokens = attach(model, tokenizer, AGES)
+    assert torch.allclose(model.get_input_embeddings().weight[tokens.open_id], wanted, atol=1e-6)
