@@ -62,7 +62,7 @@ def text_sizes(config: Any) -> tuple[int, int, int, int, int]:
 
 
 def adapter_parameters(config: Any) -> int:
-    """Of LoRA on all seven products of a text layer, as [`rarl.lora.LANGUAGE_LORA_TARGETS`] has it."""
+    """Of LoRA on all seven products of a text layer, as [`rarl.lora.language_lora_targets`] has it."""
     layers, width, query, key, inner = text_sizes(config)
     return layers * RANK * (7 * width + 2 * query + 2 * key + 3 * inner)
 

@@ -26,7 +26,7 @@ from trl import GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.recipe import run
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
@@ -44,7 +44,8 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
     """
     model, processor = build_model()
     # Adapters begin as 0, and half of their gradients, too, if not told otherwise.
-    lora = LoraConfig(r=16, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False) if mode == "lora" else None
+    config = LoraConfig(r=16, target_modules=language_lora_targets(model), init_lora_weights=False)
+    lora = config if mode == "lora" else None
     args = RARLConfig(
         folder,
         per_device_train_batch_size=NUM_GENERATIONS,
@@ -56,7 +57,9 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
         report_to="none",
     )
     rows = make_rows(num_images, 1)
-    trainer = SharedPrefixTrainer(model, lambda **_: None, args, rows, processing_class=processor, peft_config=lora)
+    trainer = SharedPrefixTrainer(
+        model, lambda **_: None, args, rows, processing_class=processor, peft_config=lora
+    )
     trainer.model.train()
     return trainer
 

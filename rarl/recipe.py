@@ -39,7 +39,7 @@ from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
 from rarl.hub import create_repository, push_adapter, write_model_card
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.models import check_folder, load_model, trained_task
 from rarl.prompt import build_completion
 from rarl.rewards import get_reward
@@ -335,7 +335,7 @@ def load_policy(
         policy.peft_config["default"].base_model_name_or_path = path  # the base in use, wherever the adapter was made
         return policy, None
     if model_args.use_peft and model_args.lora_target_modules is None:
-        model_args.lora_target_modules = LANGUAGE_LORA_TARGETS  # type: ignore[assignment]  # a regular expression
+        model_args.lora_target_modules = language_lora_targets(model)  # type: ignore[assignment]  # a regular expression
     peft_config = get_peft_config(model_args)
     if task.vocabulary is not None:
         tokens = attach(model, processor, task.codes)

@@ -130,7 +130,8 @@ def pack_groups(
     """
     device = completion_ids.device
     lengths = completion_mask.sum(dim=1).tolist()
-    total = max(len(group.prompt) - 1 + sum(lengths[row] for row in group.rows) for group in groups)
+    # A row has a token at least, be it padding: prompts of one token whose answers are all masked leave nothing else.
+    total = max(1, *(len(group.prompt) - 1 + sum(lengths[row] for row in group.rows) for group in groups))
     dimensions = groups[0].positions.shape[0]
     input_ids = completion_ids.new_full((len(groups), total), pad_token_id)
     position_ids = completion_ids.new_zeros((dimensions, len(groups), total))

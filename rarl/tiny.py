@@ -5,6 +5,7 @@ tags are not) and was cold-started to answer in the format, with mediocre values
 `path()` and `adapter_path()` are folders that load like any other model and adapter.
 """
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def load(**kwargs: Any) -> tuple[Any, Any]:
     return AutoModelForImageTextToText.from_pretrained(path(), **kwargs), AutoProcessor.from_pretrained(path())
 
 
-def build_tokenizer(vocab_size: int = 768) -> Tokenizer:
-    """A byte-level BPE tokenizer trained on the prompts and answers of the registered tasks.
+def build_tokenizer(vocab_size: int = 768, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
+    """A byte-level BPE tokenizer trained on the prompts and answers of the registered tasks; `special_tokens` first.
 
     Digits stay single, as in Qwen2.5; between digits merges may cross spaces (SuperBPE, arXiv:2503.13423), so the fixed
     sentences of a prompt are a handful of tokens and an answer for eight images is about seventy: a training step on a
@@ -89,7 +90,7 @@ def build_tokenizer(vocab_size: int = 768) -> Tokenizer:
         vocab_size=vocab_size,
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=list(special_tokens),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

@@ -17,7 +17,7 @@ from rarl import tiny
 from rarl.cli import app
 from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.generate import generate_answers
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.models import load_model
 from rarl.task import TASKS, OrdinalTask, save_task
 
@@ -122,7 +122,7 @@ def test_evaluate_writes_the_report(model_folder: Path, tmp_path: Path) -> None:
 
 def test_evaluate_with_an_adapter_of_a_folder_source(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
     base, processor = load_model(str(model_folder))
-    adapter = get_peft_model(base, LoraConfig(r=2, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False))
+    adapter = get_peft_model(base, LoraConfig(r=2, target_modules=language_lora_targets(base), init_lora_weights=False))
     torch.manual_seed(0)
     for name, parameter in adapter.named_parameters():
         if "lora_" in name:
@@ -160,7 +160,8 @@ def test_the_task_that_was_trained_is_known_by_its_name(
     model_folder: Path, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rarl.task.TASKS", dict(TASKS))  # what is registered here stays here
-    adapter = get_peft_model(load_model(str(model_folder))[0], LoraConfig(target_modules=LANGUAGE_LORA_TARGETS))
+    model = load_model(str(model_folder))[0]
+    adapter = get_peft_model(model, LoraConfig(target_modules=language_lora_targets(model)))
     adapter.save_pretrained(tmp_path)
     save_task(OrdinalTask("grey", "number of grey dots", 0, 10, tolerance=3), tmp_path)
     given = ("--model", model_folder, "--adapter", tmp_path)

@@ -22,7 +22,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from rarl.datasets import BuiltinSource, FolderSource, check_context, make_dataset
 from rarl.datasets.validation import prompt_lengths
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 
 FILES = Path(__file__).parents[2] / "shared/data/qwen2_5_vl_tokenizer"
 
@@ -99,7 +99,7 @@ def test_lora_reaches_the_language_model_of_the_3b_only() -> None:
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(config)
     rank = 8
-    adapted = get_peft_model(model, LoraConfig(r=rank, target_modules=LANGUAGE_LORA_TARGETS))
+    adapted = get_peft_model(model, LoraConfig(r=rank, target_modules=language_lora_targets(model)))
     trainable = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert all("language_model" in name and "lora_" in name for name in trainable)
     vision = [parameter for name, parameter in adapted.named_parameters() if ".visual." in name]

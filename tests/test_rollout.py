@@ -30,7 +30,7 @@ from trl.trainer.utils import unsplit_pixel_values_by_grid
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
 from rarl.image_memo import ImageMemo, images_processed_once
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.prompt import build_prompt
 from rarl.rollout import unsupported_settings
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
@@ -223,8 +223,8 @@ def test_text_alone(make: Make, load: Any, family: str) -> None:
     assert calls.rows[0] == 3
 
 
-def test_lora(make: Make) -> None:
-    lora = LoraConfig(target_modules=LANGUAGE_LORA_TARGETS, r=4, task_type="CAUSAL_LM", init_lora_weights=False)
+def test_lora(make: Make, load: Any) -> None:
+    lora = LoraConfig(target_modules=language_lora_targets(load()), r=4, task_type="CAUSAL_LM", init_lora_weights=False)
     compare(make(image_rows(1, 2), init={"peft_config": lora}))
 
 

@@ -26,8 +26,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.prompt import build_prompt
+from rarl.rewards import REWARDS
 from rarl.shared_prefix import innermost
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 
@@ -36,6 +37,7 @@ LENGTH = 10  # of an answer, at most
 LOG_PROB_TOLERANCE, LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-6, 1e-4
 IMAGE_MODELS = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 TEXT_MODELS = ["qwen2", "qwen3", "llama"]
+LANGUAGE = language_lora_targets(tiny.load()[0])  # of every model of the Qwen-VL family
 
 
 @pytest.fixture(scope="module")
@@ -283,13 +285,13 @@ def test_only_answers_without_tokens(make: Make) -> None:
 
 
 def test_mutated_answers(make: Make) -> None:
-    batch = check(make(RARLTrainer, rmo_probability=1.0, reward_funcs=None, max_completion_length=64))
+    batch = check(make(RARLTrainer, rmo_probability=1.0, reward_funcs=list(REWARDS.values()), max_completion_length=64))
     assert batch["mutated"].view(-1, GROUP).sum(dim=1).tolist() == [1, 1, 1]
 
 
 def lora(**settings: Any) -> LoraConfig:
     # B random instead of 0, as gradients of A would be 0 otherwise.
-    return LoraConfig(r=4, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False, **settings)
+    return LoraConfig(r=4, target_modules=LANGUAGE, init_lora_weights=False, **settings)
 
 
 @pytest.mark.parametrize("checkpointing", [None, False, True], ids=["", "checkpointing", "reentrant"])
@@ -325,7 +327,7 @@ def test_gradient_checkpointing(make: Make, family: str, use_reentrant: bool) ->
 @pytest.mark.parametrize("trained", ["language", "all"])
 def test_gradients_reach_the_vision_tower_only_if_it_is_trained(make: Make, trained: str) -> None:
     """TRL's checkpointing of LoRA asks for gradients of all embeddings, those of images too."""
-    targets = LANGUAGE_LORA_TARGETS if trained == "language" else "all-linear"
+    targets = LANGUAGE if trained == "language" else "all-linear"
     trainer = make(peft_config=LoraConfig(r=4, target_modules=targets, init_lora_weights=False), **checkpointed(False))
     batch = generate(trainer, True)
     features: list[bool] = []

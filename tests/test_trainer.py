@@ -425,13 +425,15 @@ def test_luffy_trains(make: Make) -> None:
 
 
 def test_stage_two_defaults(random_model: Any, processor: Any, tmp_path: Path) -> None:
-    """All five rewards by default, in a batch that mixes one and two images, with low_reward as the trigger."""
+    """All five rewards, in a batch that mixes one and two images, with low_reward as the trigger."""
     source = load_source("builtin", size=16)
     trainer = RARLTrainer(
         model=copy.deepcopy(random_model),
+        reward_funcs=list(REWARDS.values()),
         args=config(
             RARLConfig,
             tmp_path,
+            reward_weights=weights(),
             max_completion_length=48,
             rmo_trigger="low_reward",
             rmo_num_replaced=2,

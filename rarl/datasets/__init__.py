@@ -9,7 +9,7 @@ from rarl.datasets.prompts import make_dataset, stream_dataset
 from rarl.datasets.sampling import sample_groups, split_by_content, without_copies
 from rarl.datasets.source import ImageSource, verify
 from rarl.datasets.utkface import UTKFaceSource
-from rarl.datasets.validation import check_context, check_groups, check_uniform
+from rarl.datasets.validation import check_context, check_groups
 from rarl.task import OrdinalTask
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "UTKFaceSource",
     "check_context",
     "check_groups",
-    "check_uniform",
     "load_source",
     "make_dataset",
     "sample_groups",

@@ -102,32 +102,21 @@ def check_context(dataset: Dataset, processor: Any, max_position_embeddings: int
     check_groups(transform.source, groups, processor, max_position_embeddings, max_completion_length)
 
 
-def check_uniform(dataset: Dataset) -> None:
-    """Refuse a dataset in which some rows have images and others have none; no image is decoded.
-
-    Such rows in one batch end a GRPO run with an error after it has begun.
+def rows_with_images(dataset: Dataset) -> np.ndarray:
+    """Whether each row has images, bool [rows]; no image is decoded.
 
     Args:
         dataset: Rows with an `images` column (lists) or an `image` column, or neither.
-
-    Raises:
-        ValueError: Names the first row of either kind and counts the rows without images.
     """
+    shown = np.zeros(len(dataset), dtype=bool)
     columns = [name for name in ("images", "image") if name in dataset.column_names]
     if not columns:
-        return
-    flags: list[np.ndarray] = []
+        return shown
+    start = 0
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
-        has_image = np.zeros(len(table), dtype=bool)
         for name in columns:
             column = table[name]
             filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if name == "images" else None
-            has_image |= np.asarray(column.is_valid() if filled is None else filled)
-        flags.append(has_image)
-    shown = np.concatenate(flags) if flags else np.zeros(0, dtype=bool)
-    if shown.any() and not shown.all():
-        raise ValueError(
-            f"Row {int(shown.argmax())} has images and row {int(shown.argmin())} has none "
-            f"({int((~shown).sum())} of {len(shown)} rows without); wanted images in all rows or in none: "
-            "train on the two kinds separately."
-        )
+            shown[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
+        start += len(table)
+    return shown

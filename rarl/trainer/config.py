@@ -1,7 +1,9 @@
 """Arguments of [`RARLTrainer`](rarl.trainer.RARLTrainer)."""
 
+import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from trl import GRPOConfig
 
@@ -84,7 +86,7 @@ class RARLConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.mutation_settings()  # raises before a model is loaded
+        mutation_settings(self)  # raises before a model is loaded
         for name, value, known in (
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
@@ -101,24 +103,46 @@ class RARLConfig(GRPOConfig):
             )
         if self.advantage_cap is not None and self.advantage_cap <= 0:
             raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
-        accumulation = self.gradient_accumulation_steps
-        window = math.lcm((self.steps_per_generation or 1) * self.num_iterations, accumulation) // accumulation
-        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % window:
-            raise ValueError(
-                f"save_steps={self.save_steps:g} falls inside a generation window of {window} steps, whose buffered "
-                f"completions a checkpoint loses; use a multiple of {window}."
-            )
+        window = generation_window(self)
+        if window > 1 and self.load_best_model_at_end and self.save_strategy != "no":
+            steps = self.save_strategy == "steps" and self.save_steps >= 1
+            if not steps or self.save_steps % window:
+                raise ValueError(
+                    f"load_best_model_at_end needs checkpoints at the steps of evaluations, and completions are in use "
+                    f"for {window} steps, which a checkpoint must not part: got save_strategy "
+                    f"{str(self.save_strategy)!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
+                    f"{window}."
+                )
 
-    def mutation_settings(self) -> MutationSettings:
-        """The settings of RMO as [`rarl.mutation`] takes them."""
-        return MutationSettings(
-            trigger=self.rmo_trigger,  # type: ignore[arg-type]  # checked by MutationSettings
-            probability=self.rmo_probability,
-            num_replaced=self.rmo_num_replaced,
-            ceiling=self.rmo_ceiling,
-            threshold=self.rmo_threshold,
-            seed=self.seed,
-        )
+
+def generation_window(args: GRPOConfig) -> int:
+    """Optimiser steps after which generation and optimisation begin together again; 1 if they do at every step.
+
+    Completions are buffered in between. A checkpoint does not hold them.
+    """
+    accumulation = args.gradient_accumulation_steps
+    return math.lcm((args.steps_per_generation or accumulation) * args.num_iterations, accumulation) // accumulation
+
+
+def mutation_settings(args: Any) -> MutationSettings:
+    """The settings of RMO as [`rarl.mutation`] takes them."""
+    return MutationSettings(
+        trigger=args.rmo_trigger,
+        probability=args.rmo_probability,
+        num_replaced=args.rmo_num_replaced,
+        ceiling=args.rmo_ceiling,
+        threshold=args.rmo_threshold,
+        seed=args.seed,
+    )
+
+
+def with_defaults(args: GRPOConfig) -> Any:
+    """A copy of a plain `GRPOConfig`, or of another subclass, with [`RARLConfig`]'s defaults where it has no value."""
+    whole: Any = copy.copy(args)
+    for each in fields(RARLConfig):
+        if not hasattr(whole, each.name):
+            setattr(whole, each.name, each.default)
+    return whole
 
 
 NORMALIZED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.logging import get_logger
 from datasets import Dataset
+from trl import GRPOConfig
 
-from rarl.datasets.validation import check_uniform
 from rarl.mutation import (
     attainable_maximum,
     choose_mutated,
@@ -18,18 +19,23 @@ from rarl.mutation import (
     zero_tied_advantages,
 )
 from rarl.prompt import build_completion
-from rarl.rewards import REWARDS, weights
 from rarl.task import get_task
-from rarl.trainer.config import RARLConfig
+from rarl.trainer.config import RARLConfig, generation_window, mutation_settings, with_defaults
+from rarl.trainer.mixed import check_mixed
+from rarl.trainer.saving import SaveBetweenWindows
 from rarl.trainer.shared_prefix import SharedPrefixTrainer
 from rarl.vision_tokens import vision_token_ids
+
+logger = get_logger(__name__)
 
 
 class RARLTrainer(SharedPrefixTrainer):
     r"""Ranking-aware reinforcement learning on TRL's GRPOTrainer.
 
-    Args are those of `GRPOTrainer`. `reward_funcs` defaults to RARL's five rewards with [`rarl.rewards.weights`] as
-    their weights. Rows hold `prompt`, `images`, `values` and `task`; with `rmo_source="reference"` also `reference`.
+    Args are those of `GRPOTrainer`. Pass the rewards as `reward_funcs`, such as [`rarl.rewards.REWARDS`] with
+    [`rarl.rewards.weights`] as `reward_weights`. Rows hold `prompt`, `images`, `values` and `task`; with
+    `rmo_source="reference"` also `reference`. A plain `GRPOConfig` gets [`RARLConfig`]'s defaults, RMO where the data
+    have these columns.
 
     Mutation happens between generation and scoring, so text, ids, end token, masks, old and reference
     log-probabilities, rewards, statistics, logged lengths and the loss's token count are all of the mutated response.
@@ -41,8 +47,8 @@ class RARLTrainer(SharedPrefixTrainer):
     and `rmo/reward_std_after` (mean standard deviation within a group). The completions table has a `mutated` column.
 
     Raises:
-        ValueError: On data that mixes rows with and without images, on a missing column, and on settings that RMO
-            cannot work with (tools, environments, `rollout_func`).
+        ValueError: On data in which rows with and without images meet in one generation batch, on a missing column,
+            and on settings that RMO cannot work with (tools, environments, `rollout_func`).
     """
 
     _tag_names = ["trl", "grpo", "rarl"]
@@ -57,33 +63,36 @@ class RARLTrainer(SharedPrefixTrainer):
         self,
         model: Any,
         reward_funcs: Any = None,
-        args: RARLConfig | None = None,
+        args: GRPOConfig | None = None,
         train_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else RARLConfig("RARL")
-        if reward_funcs is None:
-            reward_funcs = list(REWARDS.values())
-            args.reward_weights = weights() if args.reward_weights is None else args.reward_weights
-        if args.rmo and any(kwargs.get(name) for name in ("tools", "rollout_func", "environment_factory")):
-            raise ValueError("RMO rewrites single-turn responses: set rmo=False with tools, environments or rollouts.")
-        held_out = kwargs.get("eval_dataset")
-        for rows in (train_dataset, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
-            if isinstance(rows, Dataset):  # the rows of a stream are not known beforehand
-                check_uniform(rows)
+        own = args if isinstance(args, RARLConfig) else with_defaults(args)
+        why_not = _why_no_mutation(own, train_dataset, kwargs) if own.rmo else None
+        if why_not is not None and own is args:
+            raise ValueError(f"RMO {why_not}; set rmo=False.")
+        if why_not is not None:
+            logger.warning(f"Responses are not mutated: RMO {why_not}.")
+            own.rmo = False
         if train_dataset is not None:
-            _check_columns(train_dataset.column_names, args)
-            _check_number(train_dataset, args)
-        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
-        if args.suppress_vision_tokens and self._is_vlm:
-            self._suppress(vision_token_ids(self.processing_class))
-        self._mutation_settings = args.mutation_settings()
+            _check_number(train_dataset, own)
+        super().__init__(model, reward_funcs, own, train_dataset, **kwargs)
+        check_mixed(self)
+        if (period := generation_window(own)) > 1:
+            self.add_callback(SaveBetweenWindows(lambda: self._step % (period * own.gradient_accumulation_steps) > 0))
+        if own.suppress_vision_tokens and self._is_vlm:
+            config = self.accelerator.unwrap_model(self.model).config
+            self._suppress(vision_token_ids(self.processing_class, config))
+        self._mutation_settings = mutation_settings(own)
         self._mutation_inputs: list[dict[str, Any]] = []
         self._mutated = torch.empty(0, dtype=torch.bool)
         self._last_rewards = torch.empty(0)
         self._last_logps = torch.empty(0)
 
     def _suppress(self, token_ids: list[int]) -> None:
+        if not token_ids:
+            return
         if self.use_vllm:
             generation = self.vllm_generation
             given = dict(generation.generation_kwargs or {})
@@ -246,17 +255,23 @@ class RARLTrainer(SharedPrefixTrainer):
         return total.sum() / (normalizer * accumulation / self.args.steps_per_generation)
 
 
-def _check_columns(column_names: list[str] | None, args: RARLConfig) -> None:
+def _why_no_mutation(args: Any, train_dataset: Any, kwargs: dict[str, Any]) -> str | None:
+    """Why responses cannot be mutated, as the predicate of a sentence; `None` if they can."""
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name):
+            return f"rewrites responses of a single turn, and {name} is given"
     needed = ["values", "task"] + (["reference"] if args.rmo_source == "reference" else [])
-    missing = [name for name in needed if column_names is not None and name not in column_names]
-    if args.rmo and missing:
-        raise ValueError(
-            f"RMO needs the columns {', '.join(needed)}, the training data lacks {', '.join(missing)}; it has "
-            f"{', '.join(column_names or [])}."
+    columns = getattr(train_dataset, "column_names", None)
+    missing = [name for name in needed if columns is not None and name not in columns]
+    if missing:
+        return (
+            f"needs the columns {', '.join(needed)}, the training data lacks {', '.join(missing)}; it has "
+            f"{', '.join(columns or [])}"
         )
+    return None
 
 
-def _check_number(train_dataset: Any, args: RARLConfig) -> None:
+def _check_number(train_dataset: Any, args: Any) -> None:
     wanted = (args.generation_batch_size or 0) // (args.num_generations or 1)
     if isinstance(train_dataset, Dataset) and len(train_dataset) < wanted:
         raise ValueError(

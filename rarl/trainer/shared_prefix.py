@@ -1,9 +1,12 @@
 """TRL's GRPOTrainer with each prompt encoded once: wiring only; the arithmetic lives in [`rarl.shared_prefix`]."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from peft import PeftModel
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.extras.profiling import profiling_context
 from trl.models import unwrap_model_for_generation
@@ -59,13 +62,16 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         mend_token_rows(self.accelerator.unwrap_model(self.model))
         wanted = getattr(self.args, "shared_prefix", "auto")
-        reason = "shared_prefix is off" if wanted == "off" else self._why_not_shared()
-        if reason is not None and wanted == "on":
-            raise ValueError(f"shared_prefix='on', but {reason}.")
-        if reason is not None and wanted == "auto":
-            logger.warning(f"Prompts are not shared: {reason}.")
-        self._shares_prefix = reason is None
+        off = "shared_prefix is off" if wanted == "off" else None
+        reason, in_generation = off or self._why_not_shared(), off or self._why_not_shared_in_generation()
         self._flex = getattr(self.args, "shared_prefix_attention", "sdpa") == "flex"
+        for setting, given in (("shared_prefix='on'", wanted == "on"), ("shared_prefix_attention='flex'", self._flex)):
+            if given and reason is not None:
+                raise ValueError(f"{setting}, but {reason}.")
+        if off is None and (reason or in_generation):
+            where = "" if reason else " in generation"
+            logger.warning(f"Prompts are not shared{where}: {reason or in_generation}. Results are TRL's, only slower.")
+        self._shares_prefix, self._shares_generation = reason is None, in_generation is None
         if self._shares_prefix:
             config = self.accelerator.unwrap_model(self.model).config
             # FlexAttention skips hidden pairs, which leaves nothing to gain by cutting groups.
@@ -74,10 +80,6 @@ class SharedPrefixTrainer(GRPOTrainer):
                 raise ValueError(f"shared_prefix_attention='flex', but {reason}.")
             self._check_calls()
             self._leave_out_frozen_vision()
-        in_generation = "shared_prefix is off" if wanted == "off" else self._why_not_shared_in_generation()
-        if in_generation is not None and wanted != "off":
-            logger.warning(f"Prompts are not shared in generation: {in_generation}.")
-        self._shares_generation = in_generation is None
         self._shares_images = wanted != "off"
         self._code_mask, self._code_logits = None, []
         if value_tokens is not None:
@@ -88,23 +90,38 @@ class SharedPrefixTrainer(GRPOTrainer):
             self._code_logits = [ValueTokenLogits(value_tokens)]
 
     def _why_not_shared(self) -> str | None:
+        model = self.accelerator.unwrap_model(self.model)
+        if (reason := self._why_not_the_model() or unsupported(model.config)) is not None:
+            return reason
         if self.aux_loss_enabled:
             return "the load-balancing loss counts every token of the plain layout"
         if self._is_vlm and (self.tools or self.environment_factories is not None or self.rollout_func is not None):
             return "answers may hold images"
+        return None
+
+    def _why_not_the_model(self) -> str | None:
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+            return f"the adapter ({model.active_peft_config.peft_type.value}) adds tokens to every row"
         if self.is_fsdp_enabled:
             return "it is untested under FSDP"
-        return unsupported(self.accelerator.unwrap_model(self.model).config)
+        return unsupported_model(model.config)
 
     def _leave_out_frozen_vision(self) -> None:
         """No gradients of the activations of a vision tower that is not trained.
 
-        With LoRA and gradient checkpointing TRL makes all input embeddings require gradients, those of images too.
+        With LoRA and gradient checkpointing transformers makes the outputs of all input embeddings require gradients,
+        those of a vision tower too where its class names them.
         """
-        model = innermost(self.accelerator.unwrap_model(self.model))
-        visual = getattr(model, "visual", None)
-        if visual is not None and not any(parameter.requires_grad for parameter in visual.parameters()):
-            visual.get_input_embeddings().register_forward_hook(lambda _module, _inputs, out: out.requires_grad_(False))
+        model = self.accelerator.unwrap_model(self.model)
+        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+        for part in model.modules():
+            frozen = isinstance(part, PreTrainedModel) and not any(each.requires_grad for each in part.parameters())
+            if not frozen or part is decoder:
+                continue
+            with suppress(NotImplementedError):
+                pixels = part.get_input_embeddings()
+                pixels.register_forward_hook(lambda _module, _inputs, out: out.requires_grad_(False))
 
     def _check_calls(self) -> None:
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
@@ -125,15 +142,15 @@ class SharedPrefixTrainer(GRPOTrainer):
             return "its engine caches prefixes itself"
         if self.rollout_func is not None or self.tools or self.environment_factories is not None:
             return "answers take several turns, or are generated elsewhere"
-        if self.is_fsdp_enabled:
-            return "it is untested under FSDP"
+        if (reason := self._why_not_the_model()) is not None:
+            return reason
         if self._dist.is_zero3 and not self.args.ds3_gather_for_generation:
             return "with ds3_gather_for_generation=False all processes must take the same steps"
         model = self.accelerator.unwrap_model(self.model)
         eos_token_ids = self.generation_config.eos_token_id
         if eos_token_ids != self.eos_token_ids:
             return f"generation ends with {eos_token_ids}, but training reads answers up to {self.eos_token_ids}"
-        return unsupported_model(model.config) or unsupported_settings(self.generation_config, model.generation_config)
+        return unsupported_settings(self.generation_config, model.generation_config)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self._shares_images:
@@ -144,6 +161,8 @@ class SharedPrefixTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], list[list[float]] | None]:
+        if self._shares_generation and min(map(len, prompt_ids)) < 2:
+            logger.warning_once("A prompt of one token is sampled as TRL does: there is nothing to share.")
         if not self._shares_generation or min(map(len, prompt_ids)) < 2:
             if self._code_mask is not None:
                 raise ValueError("value_tokens constrain answers to prompts of at least 2 tokens, got a shorter one.")

@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from rarl import tiny
 from rarl.datasets import BuiltinSource, make_dataset, stream_dataset
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.prompt import build_completion, build_prompt
 
 MIX = {1: 1.0, 2: 1.0, 3: 1.0}
@@ -161,8 +161,9 @@ def test_grpo_trains_with_lora_in_the_language_model(source: BuiltinSource, tmp_
         seen.extend(zip(values, task, columns["images"], strict=True))
         return [float(index % 2) for index in range(len(completions))]
 
+    model = tiny.build_model(processor)
     trainer = GRPOTrainer(
-        model=tiny.build_model(processor),
+        model=model,
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(tmp_path),
@@ -178,7 +179,7 @@ def test_grpo_trains_with_lora_in_the_language_model(source: BuiltinSource, tmp_
         ),
         train_dataset=make_dataset(source, np.arange(40), 6, MIX),
         processing_class=processor,
-        peft_config=LoraConfig(r=2, target_modules=LANGUAGE_LORA_TARGETS),
+        peft_config=LoraConfig(r=2, target_modules=language_lora_targets(model)),
     )
     assert trainer.model is not None
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}

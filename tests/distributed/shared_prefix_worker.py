@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOTrainer
 
 import rarl.shared_prefix
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 from tests.distributed.worker import make_rows
 
@@ -65,14 +65,16 @@ def train(
 
     rarl.shared_prefix.plan_calls = recorded
     args = RARLConfig(output_dir=output, **config)
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    lora_config = LoraConfig(r=4, target_modules=language_lora_targets(model), init_lora_weights=False)
     trainer: GRPOTrainer = Replaying(
-        model=AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32),
+        model=model,
         reward_funcs=reward,
         args=args,
         train_dataset=Dataset.from_list(make_rows(num_images)),
         processing_class=AutoProcessor.from_pretrained(base),
         # B random instead of 0, as gradients of A would be 0 otherwise.
-        peft_config=LoraConfig(r=4, target_modules=LANGUAGE_LORA_TARGETS, init_lora_weights=False) if lora else None,
+        peft_config=lora_config if lora else None,
     )
     if trainer.accelerator.num_processes != 2 or torch.distributed.get_world_size() != 2:
         raise RuntimeError(f"Two processes were started, this one is of {trainer.accelerator.num_processes}.")

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rarl.datasets.builtin import BuiltinSource
-from rarl.lora import LANGUAGE_LORA_TARGETS
+from rarl.lora import language_lora_targets
 from rarl.prompt import build_completion, build_prompt
+from rarl.rewards import REWARDS, weights
 from rarl.trainer import RARLConfig, RARLTrainer
 
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "broadcast", "barrier")
@@ -85,7 +86,9 @@ class RecordingTrainer(RARLTrainer):
 def main(base: str, output: str, spec_file: str) -> None:
     spec = json.loads(Path(spec_file).read_text())
     processor = AutoProcessor.from_pretrained(base)
-    args = RARLConfig(output_dir=output, **spec["config"])
+    args = RARLConfig(output_dir=output, reward_weights=weights(), **spec["config"])
+    with torch.device("meta"):
+        targets = language_lora_targets(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base)))
     if args.deepspeed:
         # On GPUs accelerate does it with the arguments; on a CPU it would come after the model, and ZeRO-3 loads the
         # model in shards.
@@ -94,10 +97,11 @@ def main(base: str, output: str, spec_file: str) -> None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     trainer = RecordingTrainer(
         model=base,
+        reward_funcs=list(REWARDS.values()),
         args=args,
         train_dataset=Dataset.from_list(make_rows(spec["num_images"])),
         processing_class=processor,
-        peft_config=LoraConfig(r=4, target_modules=LANGUAGE_LORA_TARGETS),
+        peft_config=LoraConfig(r=4, target_modules=targets),
     )
     trainer.records = []
     if trainer.accelerator.num_processes != 2 or torch.distributed.get_world_size() != 2:

@@ -1,0 +1,68 @@
+"""Rows with and without images in the same data: whether they meet in a batch is known before training."""
+
+from collections.abc import Iterable
+from itertools import islice
+from math import ceil
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from rarl.datasets.validation import rows_with_images
+
+
+def first_mixed(order: Iterable[int], shown: np.ndarray, size: int) -> tuple[int, int] | None:
+    """A row with images and one without that meet in a batch; `None` if none do.
+
+    Args:
+        order: Rows in the order in which they are read.
+        shown: Whether each row has images.
+        size: Rows of a batch of one process. Batches follow each other in `order`.
+    """
+    rows = iter(order)
+    while batch := list(islice(rows, size)):
+        kinds = shown[batch]
+        if kinds.any() and not kinds.all():
+            return batch[int(kinds.argmax())], batch[int(kinds.argmin())]
+    return None
+
+
+def _check(data: Any, order: Iterable[int], size: int, name: str, settings: str) -> None:
+    shown = rows_with_images(data)
+    if shown.all() or not shown.any():
+        return
+    met = first_mixed(order, shown, size)
+    if met is not None:
+        raise ValueError(
+            f"{name}: row {met[0]} has images and row {met[1]} has none, and one batch of a process ({size} rows, "
+            f"{settings}) holds both ({int((~shown).sum())} of {len(shown)} rows are without); wanted batches of one "
+            "kind: train on the kinds separately, or sort the rows and set shuffle_dataset=False."
+        )
+
+
+def check_mixed(trainer: Any) -> None:
+    """Refuse data of which one generation batch of a process would hold rows with images and rows without.
+
+    The order is that of the trainer's own samplers. Rows of a stream are not known beforehand.
+
+    Args:
+        trainer: A `GRPOTrainer`.
+
+    Raises:
+        ValueError: Names two rows that meet.
+    """
+    args = trainer.args
+    data, sampler = trainer.train_dataset, trainer._get_train_sampler
+    size = args.per_device_train_batch_size * args.steps_per_generation
+    if isinstance(data, Dataset):
+        rows = sampler(data)
+        used = args.max_steps * args.gradient_accumulation_steps * size * trainer.accelerator.num_processes
+        epochs = ceil(used / max(len(rows), 1)) if args.max_steps > 0 else ceil(args.num_train_epochs)
+        order = islice((row for _ in range(epochs) for row in rows), used if args.max_steps > 0 else None)
+        _check(data, order, size, "train_dataset", "per_device_train_batch_size x steps_per_generation")
+    held_out = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
+    for name, part in held_out.items():
+        if isinstance(part, Dataset):
+            order = trainer._get_eval_sampler(part)
+            name = f"eval_dataset {name}".strip()
+            _check(part, order, args.per_device_eval_batch_size, name, "per_device_eval_batch_size")
