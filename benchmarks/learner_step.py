@@ -57,9 +57,7 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
         report_to="none",
     )
     rows = make_rows(num_images, 1)
-    trainer = SharedPrefixTrainer(
-        model, lambda **_: None, args, rows, processing_class=processor, peft_config=lora
-    )
+    trainer = SharedPrefixTrainer(model, lambda **_: None, args, rows, processing_class=processor, peft_config=lora)
     trainer.model.train()
     return trainer
 

@@ -14,8 +14,9 @@ from rich.progress import track
 
 from rarl.datasets.prompts import RowTransform, text_completion
 from rarl.evaluation import Report
-from rarl.evaluation.generate import batch_inputs, reset_rope_deltas
+from rarl.evaluation.generate import reset_rope_deltas
 from rarl.evaluation.protocol import score
+from rarl.inputs import batch_inputs
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 

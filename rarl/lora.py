@@ -26,7 +26,5 @@ def language_lora_targets(model: Any) -> str:
         if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
     }
     if not names:
-        raise ValueError(
-            f"{type(model).__name__}: no linear layers in its language model; give lora_target_modules."
-        )
+        raise ValueError(f"{type(model).__name__}: no linear layers in its language model; give lora_target_modules.")
     return (re.escape(prefix) + r"\." if prefix else "") + rf"(.*\.)?({'|'.join(sorted(names))})"

@@ -16,7 +16,8 @@ from gor_head.vlm.tokens import ValueTokens
 from rarl.answer import parse_answer
 from rarl.datasets.prompts import preference_dataset
 from rarl.datasets.source import ImageSource
-from rarl.evaluation.generate import batch_inputs, greedy_config, reset_rope_deltas
+from rarl.evaluation.generate import greedy_config, reset_rope_deltas
+from rarl.inputs import batch_inputs
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 

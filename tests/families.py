@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast, ProcessorMixin
 
 from rarl import tiny
@@ -106,15 +107,6 @@ def llava_next_processor(tokenizer: Any, template: str) -> ProcessorMixin:
     )
 
 
-def llava_onevision_processor(tokenizer: Any, template: str) -> ProcessorMixin:
-    """A base of 56 x 56 pixels, and tiles of it for an image that is alone."""
-    images = transformers.LlavaOnevisionImageProcessor(size=SIDES, image_grid_pinpoints=[[56, 112], [112, 56]])
-    videos = transformers.LlavaOnevisionVideoProcessor(size=SIDES)
-    return transformers.LlavaOnevisionProcessor(
-        images, tokenizer, videos, num_image_tokens=16, vision_feature_select_strategy="full", chat_template=template
-    )
-
-
 def idefics_processor(name: str) -> Callable[[Any, str], ProcessorMixin]:
     """Maker of a processor of Idefics3 or SmolVLM: tiles of 56 x 56 pixels, 4 tokens each."""
 
@@ -203,23 +195,6 @@ FAMILIES: dict[str, Family] = {
         "llava_next",
         "<s>",
     ),
-    "llava_onevision": Family(
-        lambda text, id_of: transformers.LlavaOnevisionConfig(
-            text_config=text | {"model_type": "qwen2"},
-            vision_config={
-                **SQUARE,
-                "num_hidden_layers": 2,
-                "model_type": "siglip_vision_model",
-                "vision_use_head": False,
-            },
-            image_token_index=id_of("<image>"),
-            video_token_index=id_of("<video>"),
-            image_grid_pinpoints=[[56, 112], [112, 56]],
-        ),
-        llava_onevision_processor,
-        [*CHATML, "<image>", "<video>"],
-        CHATML_IMAGES.replace("IMAGE", "<image>"),
-    ),
     "idefics3": Family(
         lambda text, id_of: transformers.Idefics3Config(
             text_config=text | {"model_type": "llama"},
@@ -275,8 +250,13 @@ def build_processor(name: str) -> Any:
     """Processor of a family, padding on the left."""
     family = FAMILIES[name]
     end, padding, *others = family.special
+    raw = tiny.build_tokenizer(1024, family.special)
+    if family.bos is not None:  # as Gemma's and Llama's: a text begins with it
+        raw.post_processor = TemplateProcessing(
+            single=f"{family.bos} $A", special_tokens=[(family.bos, raw.token_to_id(family.bos))]
+        )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny.build_tokenizer(1024, family.special),
+        tokenizer_object=raw,
         eos_token=end,
         pad_token=padding,
         bos_token=family.bos,

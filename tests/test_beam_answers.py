@@ -5,7 +5,7 @@ import torch
 
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
-from rarl.evaluation.generate import batch_inputs
+from rarl.inputs import batch_inputs
 from rarl.preferences import beam_answers
 from rarl.prompt import build_prompt
 from rarl.task import get_task

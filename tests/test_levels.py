@@ -7,7 +7,7 @@ import torch
 
 from rarl import tiny
 from rarl.datasets import load_source, make_dataset
-from rarl.evaluation.generate import batch_inputs
+from rarl.inputs import batch_inputs
 from rarl.levels import LevelRows, Levels, evaluate_levels, expected_values
 from rarl.task import get_task
 

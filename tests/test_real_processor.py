@@ -21,7 +21,7 @@ from transformers import (
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl.datasets import BuiltinSource, FolderSource, check_context, make_dataset
-from rarl.datasets.validation import prompt_lengths
+from rarl.inputs import prompt_lengths
 from rarl.lora import language_lora_targets
 
 FILES = Path(__file__).parents[2] / "shared/data/qwen2_5_vl_tokenizer"
@@ -80,7 +80,7 @@ def test_eight_images_and_their_placeholders_are_in_step(processor: Qwen2_5_VLPr
         assert f"Image {number}: <|vision_start|><|image_pad|>" in text
     assert text.endswith("<|im_start|>assistant\n")
 
-    assert prompt_lengths(source, [group], processor).tolist() == [len(ids)]
+    assert prompt_lengths(source.task, [[source.size(i) for i in group]], processor).tolist() == [len(ids)]
     check_context(dataset, processor, len(ids) + 100, 100)
     with pytest.raises(ValueError, match=f"Row 0 .*{len(ids)} tokens, but at most {len(ids) - 1} fit"):
         check_context(dataset, processor, len(ids) + 99, 100)
@@ -90,7 +90,8 @@ def test_eight_images_and_their_placeholders_are_in_step(processor: Qwen2_5_VLPr
 def test_prompt_lengths_of_built_in_images(processor: Qwen2_5_VLProcessor, num_images: int) -> None:
     source = BuiltinSource("brightness", size=8)
     dataset = make_dataset(source, np.arange(8), 2, {num_images: 1.0})
-    lengths = prompt_lengths(source, dataset.with_format(None)["images"], processor)
+    groups = dataset.with_format(None)["images"]
+    lengths = prompt_lengths(source.task, [[source.size(i) for i in group] for group in groups], processor)
     assert lengths.tolist() == [process(row, processor)["input_ids"].shape[1] for row in dataset]
 
 

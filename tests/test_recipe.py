@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from trl import ModelConfig
 
 from rarl import tiny
-from rarl.datasets.validation import prompt_lengths
+from rarl.inputs import prompt_lengths
 from rarl.models import resolve_model, trained_task
 from rarl.recipe import (
     RecipeArguments,
@@ -217,7 +217,8 @@ def test_test_prompts_must_fit_the_context_too() -> None:
     """Stage 1 trains on short prompts, and is evaluated on long ones at its end."""
     _, processor = tiny.load()
     data = prepare_data(RecipeArguments(size=200, num_prompts=4, eval_prompts=2, eval_num_images=[1, 8]))
-    longest = int(prompt_lengths(data.source, data.test[8].with_format(None)["images"], processor).max())
+    sizes = [[data.source.size(i) for i in group] for group in data.test[8].with_format(None)["images"]]
+    longest = int(prompt_lengths(data.source.task, sizes, processor).max())
     check_lengths(data, tiny.path(), processor, 32, 4096 - longest)
     with pytest.raises(ValueError, match=rf"prompts of 8 images: Row \d.* {longest} tokens, but at most {longest - 1}"):
         check_lengths(data, tiny.path(), processor, 32, 4097 - longest)

@@ -1,6 +1,7 @@
 """RARLTrainer in TRL's training loop, on a tiny random model that has not learned to answer."""
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from rarl import tiny
 from rarl.answer import parse_answer
 from rarl.datasets import load_source, make_dataset
 from rarl.prompt import build_completion
-from rarl.rewards import format_reward, regression_reward
+from rarl.rewards import REWARDS, format_reward, regression_reward, weights
 from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from rarl.vision_tokens import vision_token_ids
@@ -30,6 +31,7 @@ PLAIN: dict[str, Any] = {
     "exact_zero_advantages": False,
     "shared_prefix": "off",
 }
+BEST: dict[str, Any] = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3}
 Make = Callable[..., RARLTrainer]
 
 
@@ -468,20 +470,58 @@ def test_stream_of_rows(make: Make) -> None:
     assert steps(trainer)[0]["rmo/mutated"] == 2
 
 
-def test_rows_with_and_without_images_are_refused(make: Make) -> None:
-    rows = [dict(row) for row in make_rows(2)]
-    rows[1]["images"] = []
-    with pytest.raises(ValueError, match=r"Row 0 has images and row 1 has none"):
-        make(rows=Dataset.from_list(rows))
+def mixed_rows(kinds: list[bool]) -> Dataset:
+    """Rows of one image, and rows of none, in this order."""
+    rows = [dict(row) for row in make_rows(len(kinds))]
+    for row, shown in zip(rows, kinds, strict=True):
+        if not shown:
+            row["images"], row["values"] = [], []
+            row["prompt"] = [{"role": "user", "content": [{"type": "text", "text": "Nothing is shown."}]}]
+    return Dataset.from_list(rows)
 
 
-def test_mixed_rows_are_refused_for_evaluation_too(make: Make) -> None:
-    rows = [dict(row) for row in make_rows(2)]
-    rows[1]["images"] = []
-    mixed = Dataset.from_list(rows)
-    for given in (mixed, {"held_out": mixed}):
-        with pytest.raises(ValueError, match=r"Row 0 has images and row 1 has none"):
-            make(init={"eval_dataset": given})
+def test_rows_of_two_kinds_train_where_a_batch_holds_one(make: Make) -> None:
+    """Four rows to a generation batch of two prompts: two with images, then two without."""
+    rows = mixed_rows([True, True, False, False])
+    settings = {"max_steps": 2, "shuffle_dataset": False, "rmo": False, "shared_prefix": "on"}
+    trainer = make(rows=rows, per_device_train_batch_size=2 * GROUP, **settings)
+    trainer.reward_funcs = [lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]] * 2
+    trainer.train()
+    assert [entry["grad_norm"] > 0 for entry in steps(trainer)] == [True, True]
+
+
+def test_rows_of_two_kinds_that_meet_are_refused_before_training(make: Make) -> None:
+    rows = mixed_rows([True, False, True, False])
+    settings = {"per_device_train_batch_size": 2 * GROUP, "shuffle_dataset": False, "max_steps": 2}
+    with pytest.raises(ValueError, match=r"train_dataset: row 0 has images and row 1 has none.* \(2 of 4 rows"):
+        make(rows=rows, **settings)
+    make(rows=mixed_rows([True, True, False, True]), **settings | {"max_steps": 1})  # the second batch is not reached
+    with pytest.raises(ValueError, match=r"row 3 has images and row 2 has none"):
+        make(rows=mixed_rows([True, True, False, True]), **settings)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_order_of_every_epoch_is_looked_at(make: Make, epochs: int) -> None:
+    """Each epoch is shuffled anew, by one generator."""
+    kinds, refused, expected = [True, True, False, False], [], []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(4, generator=generator).view(2, 2).tolist() for _ in range(epochs)]
+        expected.append(any(kinds[first] != kinds[second] for order in orders for first, second in order))
+        try:
+            make(rows=mixed_rows(kinds), seed=seed, max_steps=-1, num_train_epochs=epochs)
+            refused.append(False)
+        except ValueError:
+            refused.append(True)
+    assert refused == expected and (epochs == 2 or len(set(expected)) == 2)
+
+
+def test_rows_of_two_kinds_for_evaluation(make: Make) -> None:
+    mixed = mixed_rows([True, False])
+    for given, name in ((mixed, "eval_dataset"), ({"held_out": mixed}, "eval_dataset held_out")):
+        with pytest.raises(ValueError, match=rf"{name}: row 0 has images and row 1 has none"):
+            make(init={"eval_dataset": given}, per_device_eval_batch_size=2 * GROUP)
+        make(init={"eval_dataset": given}, per_device_eval_batch_size=GROUP)
 
 
 @pytest.mark.parametrize("column", ["values", "task"])
@@ -504,7 +544,7 @@ def test_tools_are_refused_with_rmo(make: Make) -> None:
         """
         return str(image)
 
-    with pytest.raises(ValueError, match="RMO rewrites single-turn responses"):
+    with pytest.raises(ValueError, match="RMO rewrites responses of a single turn, and tools is given; set rmo=False"):
         make(init={"tools": [look]})
 
 
@@ -520,12 +560,12 @@ def test_tools_are_refused_with_rmo(make: Make) -> None:
         ({"rmo_importance": "luffy", "loss_type": "cispo"}, "works with loss_type .*, got 'cispo'"),
         ({"advantage_cap": 0.0}, "advantage_cap must be positive, got 0"),
         (
-            {"save_strategy": "steps", "save_steps": 3, "steps_per_generation": 2},
-            "save_steps=3 falls inside a generation window of 2 steps.*multiple of 2",
+            {"save_strategy": "steps", "save_steps": 3, "steps_per_generation": 2, **BEST},
+            "for 2 steps.* got save_strategy 'steps' and save_steps 3; wanted 'steps' and a multiple of 2",
         ),
         (
-            {"save_strategy": "steps", "save_steps": 2, "steps_per_generation": 3, "gradient_accumulation_steps": 2},
-            "generation window of 3 steps",
+            {"save_strategy": "steps", "save_steps": 0.5, "steps_per_generation": 2, **BEST, "eval_steps": 0.5},
+            "save_steps 0.5",
         ),
     ],
 )
@@ -535,16 +575,51 @@ def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any], mess
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "saved"),
     [
-        {"save_steps": 4, "steps_per_generation": 2},
-        {"save_steps": 5, "steps_per_generation": 2, "gradient_accumulation_steps": 2},
-        {"save_steps": 6, "num_iterations": 3},
-        {"save_steps": 0.5, "steps_per_generation": 3},
+        ({"save_steps": 2, "steps_per_generation": 2}, [2, 4, 5]),
+        ({"save_steps": 1, "steps_per_generation": 3}, [3, 5]),
+        ({"save_steps": 0.2, "num_iterations": 2}, [2, 4, 5]),
+        ({"save_steps": 3, "steps_per_generation": 2, "gradient_accumulation_steps": 2}, [3, 5]),
+        ({"save_steps": 3, "num_iterations": 2}, [4, 5]),
+        ({"save_strategy": "epoch", "num_iterations": 2, "max_steps": 3}, [2, 3]),
     ],
 )
-def test_saving_at_the_end_of_a_window_is_accepted(tmp_path: Path, settings: dict[str, Any]) -> None:
-    assert config(RARLConfig, tmp_path, save_strategy="steps", **settings).save_steps == settings["save_steps"]
+def test_checkpoints_are_put_off_until_completions_are_used_up(
+    make: Make, tmp_path: Path, settings: dict[str, Any], saved: list[int]
+) -> None:
+    settings = {"save_strategy": "steps", "max_steps": 5, "save_only_model": False, **settings}
+    make(rows=make_rows(2) if settings["save_strategy"] == "epoch" else None, **settings).train()
+    assert sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*")) == saved
+
+
+@pytest.mark.parametrize("accumulation", [1, 3, 8])
+def test_defaults_refuse_nothing(tmp_path: Path, accumulation: int) -> None:
+    for settings in ({}, {"num_iterations": 3}, {"steps_per_generation": 2 * accumulation}):
+        RARLConfig(str(tmp_path), gradient_accumulation_steps=accumulation, use_cpu=True, bf16=False, **settings)
+
+
+def test_no_reward_is_an_error_of_trl(make: Make, random_model: Any, processor: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No reward source provided"):
+        RARLTrainer(random_model, None, config(RARLConfig, tmp_path), make_rows(), processing_class=processor)
+
+
+def test_a_plain_config_gets_the_defaults(
+    random_model: Any, processor: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RMO where the data have its columns; else one line, and TRL's training."""
+    given = config(GRPOConfig, tmp_path, logging_steps=1)
+    rewards = [regression_reward, format_reward]
+    trainer = RARLTrainer(copy.deepcopy(random_model), rewards, given, make_rows(), processing_class=processor)
+    assert trainer.args.rmo and trainer.args.rmo_probability == 0.5 and trainer._shares_prefix
+    assert not hasattr(given, "rmo")  # the caller's own stays as it was
+    with caplog.at_level(logging.WARNING):
+        rows = make_rows().remove_columns(["task", "values"])
+        lengths = [lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]]
+        trainer = RARLTrainer(copy.deepcopy(random_model), lengths, given, rows, processing_class=processor)
+    assert "Responses are not mutated: RMO needs the columns values, task" in caplog.text
+    trainer.train()
+    assert trainer.state.global_step == 1 and not any("rmo/mutated" in entry for entry in trainer.state.log_history)
 
 
 def test_fewer_prompts_than_a_step_takes_are_refused(make: Make) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import GenerationConfig, LogitsProcessorList
 
+from rarl.inputs import batch_inputs, check_length
 from rarl.vision_tokens import vision_token_ids
 
 
@@ -26,7 +27,7 @@ def greedy_config(model: Any, processor: Any, max_new_tokens: int) -> Generation
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         max_new_tokens=max_new_tokens,
-        suppress_tokens=vision_token_ids(processor),
+        suppress_tokens=vision_token_ids(processor, model.config) or None,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         use_cache=True,
@@ -45,21 +46,6 @@ def reset_rope_deltas(model: Any) -> None:
             module.rope_deltas = None
 
 
-def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]], answers: Sequence[str] | None = None) -> Any:
-    """Model inputs of rows with any numbers of images: tokens [b, s] padded on the left, patches of all images.
-
-    `answers` are texts to score, one a row; none, to generate.
-    """
-    prompts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
-    return processor(
-        text=prompts if answers is None else list(map(str.__add__, prompts, answers)),
-        images=[list(row["images"]) for row in rows],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
-
-
 def _generate_batch(
     model: Any,
     processor: Any,
@@ -68,6 +54,10 @@ def _generate_batch(
     logits_processor: LogitsProcessorList,
 ) -> list[str]:
     inputs = batch_inputs(processor, rows).to(model.device)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None:
+        lengths = inputs["attention_mask"].sum(dim=1).cpu().numpy()
+        check_length(lengths, lambda row: f"{len(rows[row]['images'])} images", context, config.max_new_tokens or 0)
     reset_rope_deltas(model)
     tokens = model.generate(**inputs, generation_config=config, logits_processor=logits_processor)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -98,7 +88,8 @@ def generate_answers(
         logits_processors: Makes those of one batch; see [`code_processors`](rarl.evaluation.codes.code_processors).
 
     Raises:
-        ValueError: If `batch_size` is less than 1.
+        ValueError: If `batch_size` is less than 1, or if a prompt and `max_new_tokens` together are longer than the
+            model's context; prompts of the largest come first.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

@@ -110,7 +110,7 @@ class RARLConfig(GRPOConfig):
                 raise ValueError(
                     f"load_best_model_at_end needs checkpoints at the steps of evaluations, and completions are in use "
                     f"for {window} steps, which a checkpoint must not part: got save_strategy "
-                    f"{str(self.save_strategy)!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
+                    f"{self.save_strategy.value!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
                     f"{window}."
                 )
 

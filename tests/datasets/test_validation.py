@@ -9,8 +9,9 @@ from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl import tiny
-from rarl.datasets import BuiltinSource, FolderSource, check_context, check_groups, check_uniform, make_dataset
-from rarl.datasets.validation import prompt_lengths
+from rarl.datasets import BuiltinSource, FolderSource, check_context, check_groups, make_dataset
+from rarl.datasets.validation import rows_with_images
+from rarl.inputs import prompt_lengths
 
 SHAPES = [(20, 30), (56, 56), (100, 333), (900, 640), (57, 83), (700, 90), (448, 448), (1200, 1300)]
 
@@ -42,7 +43,8 @@ def test_lengths_are_those_of_the_processor(tmp_path: Path, processor: Any, boun
     # The tiny processor has bounds of its own, tighter than the first and the last of these.
     source = photos(tmp_path, **bounds)
     dataset = make_dataset(source, np.arange(8), 6, {1: 1.0, 2: 1.0, 4: 1.0})
-    lengths = prompt_lengths(source, dataset.with_format(None)["images"], processor)
+    groups = dataset.with_format(None)["images"]
+    lengths = prompt_lengths(source.task, [[source.size(i) for i in group] for group in groups], processor)
     assert lengths.tolist() == [real_length(row, processor) for row in dataset]
     assert len(set(lengths)) > 3
 
@@ -82,25 +84,14 @@ def rows_with(images: list[list[str] | None]) -> Dataset:
     return Dataset.from_dict({"prompt": ["x"] * len(images), "images": images}, features=features)
 
 
-def test_uniform_rows_pass_without_decoding() -> None:
-    check_uniform(rows_with([["/nowhere/a.png"], ["/nowhere/a.png", "/nowhere/b.png"]]))
-    check_uniform(rows_with([[], None, []]))
-    check_uniform(Dataset.from_dict({"prompt": ["text", "only"]}))
-    check_uniform(rows_with([["/nowhere/a.png"], []]).select([0]))
-    check_uniform(make_dataset(BuiltinSource(size=4), np.arange(4), 3, {1: 1.0, 2: 1.0}))
-
-
-@pytest.mark.parametrize("missing", [[], None])
-def test_mixed_rows_are_refused(missing: list[str] | None) -> None:
-    dataset = rows_with([["/nowhere/a.png"], ["/nowhere/a.png"], missing, ["/nowhere/b.png"]])
-    with pytest.raises(ValueError, match=r"Row 0 has images and row 2 has none \(1 of 4 rows without\)"):
-        check_uniform(dataset)
-    with pytest.raises(ValueError, match=r"Row 1 has images and row 0 has none"):
-        check_uniform(dataset.select([2, 3]))
-
-
-def test_mixed_rows_in_an_image_column() -> None:
+def test_which_rows_have_images_is_known_without_decoding() -> None:
+    rows = rows_with([["/nowhere/a.png"], [], ["/nowhere/a.png", "/nowhere/b.png"], None])
+    assert rows_with_images(rows).tolist() == [True, False, True, False]
+    assert rows_with_images(rows.select([2, 3])).tolist() == [True, False]
+    assert rows_with_images(Dataset.from_dict({"prompt": ["text", "only"]})).tolist() == [False, False]
+    assert rows_with_images(make_dataset(BuiltinSource(size=4), np.arange(4), 3, {1: 1.0, 2: 1.0})).all()
     features = Features({"image": ImageFeature()})
-    check_uniform(Dataset.from_dict({"image": ["/nowhere/a.png"]}, features=features))
-    with pytest.raises(ValueError, match="Row 1 has images and row 0 has none"):
-        check_uniform(Dataset.from_dict({"image": [None, "/nowhere/a.png"]}, features=features))
+    images = Dataset.from_dict({"image": [None, "/nowhere/a.png"]}, features=features)
+    assert rows_with_images(images).tolist() == [False, True]
+    many = rows_with([[]] * 1500 + [["/nowhere/a.png"]])
+    assert rows_with_images(many).tolist() == [False] * 1500 + [True]

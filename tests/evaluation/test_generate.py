@@ -9,9 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from transformers import PreTrainedTokenizerFast
 
 from rarl import tiny
-from rarl.evaluation.generate import batch_inputs, generate_answers, greedy_config
+from rarl.evaluation.generate import generate_answers, greedy_config
+from rarl.inputs import batch_inputs
 from rarl.prompt import build_prompt
 from rarl.task import get_task
 from rarl.vision_tokens import vision_token_ids
@@ -98,13 +100,20 @@ def test_vision_token_ids_of_processor_and_tokenizer(processor: Any) -> None:
     assert vision_token_ids(processor.tokenizer) == ids
 
 
-def test_vision_token_ids_refuses_a_text_tokenizer() -> None:
-    class Text:
-        def get_vocab(self) -> dict[str, int]:
-            return {"a": 0}
+def test_a_text_tokenizer_has_no_vision_tokens(processor: Any) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny.build_tokenizer(300, ["<pad>", "<eos>"]), pad_token="<pad>", eos_token="<eos>"
+    )
+    assert vision_token_ids(tokenizer) == []
 
-    with pytest.raises(ValueError, match="image_pad"):
-        vision_token_ids(Text())
+
+def test_a_prompt_longer_than_the_context_is_refused(processor: Any) -> None:
+    model = tiny.build_model(processor)
+    model.config.get_text_config().max_position_embeddings = 60
+    row = {"prompt": build_prompt(get_task("count"), 2), "images": [Image.new("RGB", (56, 56))] * 2}
+    with pytest.raises(ValueError, match=r"Row 0 \(2 images\): the prompt has \d+ tokens.* context of 60"):
+        generate_answers(model, processor, [row], max_new_tokens=40)
+    assert generate_answers(model, processor, [row], max_new_tokens=2)
 
 
 @pytest.mark.parametrize("training", [True, False])
