@@ -9,7 +9,7 @@ vision tower runs once a prompt.
 Everything is a pure function of tensors, so any trainer that samples groups can use it; see `docs/shared_prefix.md`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch
 from gor_head.vlm.logits import CodeMask
 from rarl.flex import block_mask, take_block_masks
 
-Images = tuple[torch.Tensor, torch.Tensor]
-"""Images of one prompt: grids `[n, 3]` and patches `[patches, features]`."""
+Images = dict[str, torch.Tensor]
+"""Images of one prompt: the model's inputs for them by name, such as `pixel_values` and `image_grid_thw`."""
+
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes")
+"""Names of the inputs for images of the families that can share prompts."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,13 @@ def find_groups(
     completion_length: int,
     images: Sequence[Images | None] | None = None,
 ) -> list[list[int]]:
-    """Rows that have the same prompt: the same unpadded ids, image grids and pixels. In order of first appearance.
+    """Rows that have the same prompt: the same unpadded ids and images. In order of first appearance.
 
     Args:
         input_ids: Prompts (padded on the left) and answers (padded on the right), `[b, p + r]`.
         attention_mask: 1 for tokens, 0 for padding, `[b, p + r]`.
         completion_length: r.
-        images: For each row its `(grid, pixels)`, or `None`.
+        images: For each row its images, or `None`.
     """
     ids = input_ids[:, :-completion_length].cpu()
     mask = attention_mask[:, :-completion_length].cpu().bool()
@@ -94,27 +97,30 @@ def find_groups(
 
 
 def same_prompts(prompts: Sequence[Sequence[int]], images: Sequence[Images | None] | None = None) -> list[list[int]]:
-    """Rows that have the same token ids, image grids and pixels. In order of first appearance.
+    """Rows that have the same token ids and images. In order of first appearance.
 
     Args:
         prompts: Token ids of each row, without padding.
-        images: For each row its `(grid, pixels)`, or `None`.
+        images: For each row its images, or `None`.
     """
     groups: list[list[int]] = []
     by_key: dict[Any, list[list[int]]] = {}
     for row, ids in enumerate(prompts):
         own = images[row] if images is not None else None
-        grid = () if own is None else tuple(map(tuple, own[0].tolist()))
-        candidates = by_key.setdefault((tuple(ids), grid), [])
+        candidates = by_key.setdefault((tuple(ids), own is None), [])
         for group in candidates:
             first = images[group[0]] if images is not None else None
-            if own is None or (first is not None and (own[1] is first[1] or torch.equal(own[1], first[1]))):
+            if own is None or (first is not None and _same_images(own, first)):
                 group.append(row)
                 break
         else:
             candidates.append([row])
             groups.append(candidates[-1])
     return groups
+
+
+def _same_images(one: Images, other: Images) -> bool:
+    return all(value is other[name] or torch.equal(value, other[name]) for name, value in one.items())
 
 
 def pack_groups(
@@ -170,6 +176,9 @@ def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+NO_TEXT_LAST = "The last token of a prompt must be text for its answers to share it, an image token is seen."
+
+
 def prompt_positions(
     base_model: Any, prompt: torch.Tensor, mm_token_type_ids: torch.Tensor | None, grid: torch.Tensor | None
 ) -> torch.Tensor:
@@ -188,53 +197,68 @@ def prompt_positions(
         dimensions = 3 if hasattr(base_model, "get_rope_index") else 1
         return torch.arange(len(prompt), device=prompt.device).expand(dimensions, -1)
     if int(mm_token_type_ids[-1]) != 0:
-        raise ValueError("The last token of a prompt must be text for its answers to share it, an image token is seen.")
+        raise ValueError(NO_TEXT_LAST)
     positions, _ = base_model.get_rope_index(prompt[None], mm_token_type_ids[None], image_grid_thw=grid)
     return positions[:, 0]
 
 
-def split_images(
-    pixel_values: torch.Tensor | Sequence[torch.Tensor] | None,
-    image_grid_thw: torch.Tensor | Sequence[torch.Tensor] | None,
-    num_images: Sequence[int] | None,
-) -> list[Images | None] | None:
-    """Per row its `(grid [n, 3], pixels [patches, features])`; `None` without images.
+def split_images(fields: Mapping[str, Any], num_images: Sequence[int] | None) -> list[Images | None] | None:
+    """For each row the inputs for its images, `None` for a row without; `None` if there are none at all.
 
-    Grids and pixels are either of all rows in one tensor, or one tensor a row.
+    Args:
+        fields: Inputs of the model, those of [`IMAGE_FIELDS`] and `num_tiles` among them. Each is a tensor of all rows
+            (patches as `image_grid_thw` counts them, tiles as `num_tiles` does, images, or rows), or one tensor a row.
+        num_images: Of each row.
     """
-    if pixel_values is None or image_grid_thw is None or num_images is None:
+    if num_images is None or fields.get("pixel_values") is None:
         return None
-    rows = _image_rows(pixel_values, image_grid_thw, num_images)
-    return [row if len(row[0]) else None for row in rows]
+    rows = _image_rows(fields, num_images)
+    return [row if number else None for row, number in zip(rows, num_images, strict=True)]
 
 
-def _image_rows(pixel_values: Any, image_grid_thw: Any, num_images: Sequence[int]) -> list[Images]:
-    grids, pixels = image_grid_thw, pixel_values
+def _image_rows(fields: Mapping[str, Any], num_images: Sequence[int]) -> list[Images]:
+    grids, tiles = fields.get("image_grid_thw"), fields.get("num_tiles")
     if isinstance(grids, torch.Tensor):
         grids = torch.split(grids, list(num_images))
-    if isinstance(pixels, torch.Tensor):
-        pixels = torch.split(pixels, [int(grid.prod(dim=-1).sum()) for grid in grids])
-    return list(zip(grids, pixels, strict=True))
+    rows: list[Images] = [{} for _ in num_images]
+    for name in IMAGE_FIELDS:
+        parts = grids if name == "image_grid_thw" else fields.get(name)
+        if isinstance(parts, torch.Tensor):
+            if name == "pixel_values" and grids is not None:
+                lengths = [int(grid.prod(dim=-1).sum()) for grid in grids]
+            elif name == "pixel_values" and tiles is not None:
+                lengths = list(tiles)
+            else:
+                lengths = list(num_images) if len(parts) == sum(num_images) else [1] * len(num_images)
+            parts = torch.split(parts, lengths)
+        for row, part in zip(rows, parts or (), strict=parts is not None):
+            row[name] = part
+    return rows
+
+
+def join_images(images: Sequence[Images | None]) -> Images:
+    """Inputs of the model for the images of some rows, in their order; empty without images."""
+    shown = [own for own in images if own is not None]
+    return {name: torch.cat([own[name] for own in shown]) for name in (shown[0] if shown else ())}
 
 
 def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """A batch whose rows hold one tensor of pixels and one of grids each; rows of a group hold the same ones.
+    """A batch whose inputs for images are lists of one tensor a row; rows of a group hold the same ones.
 
     The tensors are copies, so the whole, with its pixels for every answer, can be freed.
 
     Args:
-        batch: With `pixel_values` `[patches, features]`, `image_grid_thw` `[n, 3]` and `num_images`, or without images.
+        batch: With `pixel_values` and `num_images`, or without images; see [`split_images`].
         groups: Rows with the same images; see [`same_prompts`].
     """
-    fields = [batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")]
-    if any(field is None for field in fields):
+    if batch.get("pixel_values") is None or batch.get("num_images") is None:
         return batch
-    rows = _image_rows(*fields)  # type: ignore[arg-type]
+    rows = _image_rows(batch, batch["num_images"])
     for first, *others in groups:
-        rows[first] = rows[first][0].clone(), rows[first][1].clone()
+        rows[first] = {name: value.clone() for name, value in rows[first].items()}
         for row in others:
             rows[row] = rows[first]
-    return {**batch, "image_grid_thw": [grid for grid, _ in rows], "pixel_values": [pixels for _, pixels in rows]}
+    return {**batch, **{name: [row[name] for row in rows] for name in rows[0]}}
 
 
 def attention_cost(config: Any) -> float:
@@ -355,7 +379,7 @@ def answer_log_probs(
         attention_mask: 1 for tokens, `[b, p + r]`.
         completion_length: r.
         dtype: Type that attention computes in; of the additive mask.
-        images: Of each row its `(grid, pixels)`; see [`split_images`].
+        images: Of each row its images; see [`split_images`].
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
         budget: Most tokens of a call, padding included; see [`plan_calls`].
         cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
@@ -378,8 +402,11 @@ def answer_log_probs(
         kept = prompt_mask[first]
         prompt = input_ids[first, :-completion_length][kept]
         types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][kept]
-        own = images[first] if images is not None else None
-        groups.append(Group(tuple(rows), prompt, prompt_positions(base_model, prompt, types, own[0] if own else None)))
+        own = (images[first] if images is not None else None) or {}
+        if own and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
+            raise ValueError(NO_TEXT_LAST)
+        positions = prompt_positions(base_model, prompt, types, own.get("image_grid_thw"))
+        groups.append(Group(tuple(rows), prompt, positions))
     lengths = completion_mask.sum(dim=1).tolist()
     calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
@@ -389,11 +416,7 @@ def answer_log_probs(
     log_probs, entropies = [], []
     for call in calls:
         pack = pack_groups(call, completion_ids, completion_mask)
-        inputs: dict[str, Any] = {}
-        shown = [own for group in call if images is not None and (own := images[group.rows[0]]) is not None]
-        if shown:
-            inputs["image_grid_thw"] = torch.cat([grid for grid, _ in shown])
-            inputs["pixel_values"] = torch.cat([pixels for _, pixels in shown])
+        inputs: dict[str, Any] = {} if images is None else join_images([images[group.rows[0]] for group in call])
         inputs |= {
             "input_ids": pack.input_ids,
             "attention_mask": block_mask(pack.segment) if flex else additive_mask(pack.allowed, dtype),
@@ -462,7 +485,11 @@ def shuffled_groups(num_rows: int, num_generations: int, offset: int = 0) -> tor
     return torch.argsort(keys[group], stable=True)
 
 
-MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen2", "qwen3", "llama")
+MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_next", "internvl") + (
+    "qwen2",
+    "qwen3",
+    "llama",
+)
 """Models whose shared layout is tested to give the same log-probabilities and gradients."""
 
 

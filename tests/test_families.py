@@ -7,19 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import GRPOTrainer
 
 from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.protocol import evaluate
 from rarl.lora import language_lora_targets
 from rarl.models import load_model
+from rarl.prompt import build_prompt
 from rarl.rewards import REWARDS, weights
+from rarl.shared_prefix import MODEL_TYPES
+from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer
 from tests import families
 from tests.families import FAMILIES
 
 SIZE = 24
+SHARING = [name for name in FAMILIES if name in MODEL_TYPES]
 GROUP = 2
 
 
@@ -107,3 +114,100 @@ def test_lora_reaches_the_language_model_and_nothing_else(folder: Any, family: s
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
     assert len(hits) == 7 * 2  # seven products in each of two layers
     assert all(name.startswith(f"{decoder}.layers.") for name in hits)
+
+
+def photos(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Random images of given widths and heights; each is darker than the next."""
+    rng = np.random.default_rng(0)
+    shades = [rng.integers(60 * number, 60 * number + 60, (*size[::-1], 3)) for number, size in enumerate(sizes)]
+    return [Image.fromarray(pixels.astype(np.uint8)) for pixels in shades]
+
+
+def two_kinds(folder: Path, family: str, output: Path, **settings: Any) -> Any:
+    """A trainer on prompts of one, two and three images of two shapes, and TRL's layout beside ours."""
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    torch.manual_seed(1)
+    for parameter in model.parameters():  # norms and biases, too, so that nothing is small for symmetry
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    rows = [
+        {"prompt": build_prompt(get_task("count"), len(images)), "images": images}
+        for images in (photos((56, 56)), photos((112, 56), (56, 56)), photos((56, 112), (56, 56), (112, 56)))
+    ]
+    args = RARLConfig(
+        str(output),
+        rmo=False,
+        num_generations=GROUP,
+        per_device_train_batch_size=3 * GROUP,
+        max_completion_length=12,
+        shuffle_dataset=False,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        disable_tqdm=True,
+        gradient_checkpointing=False,
+        **settings,
+    )
+    return RARLTrainer(
+        model,
+        lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids],
+        args,
+        Dataset.from_list(rows),
+        processing_class=AutoProcessor.from_pretrained(folder, padding_side="left"),
+    )
+
+
+def first_batch(trainer: Any) -> Any:
+    trainer.model.train()
+    return next(iter(trainer.get_train_dataloader()))
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_shared_prompts_give_log_probabilities_and_gradients_of_trl(folder: Any, tmp_path: Path, family: str) -> None:
+    trainer = two_kinds(folder(family), family, tmp_path, shared_prefix="on", beta=0.0, temperature=0.7)
+    rows = first_batch(trainer)
+    results = []
+    for shares in (False, True):
+        trainer._shares_prefix = trainer._shares_generation = shares
+        seen: list[Any] = []
+        inner = trainer._get_per_token_logps_and_entropies
+        trainer._get_per_token_logps_and_entropies = lambda *a, inner=inner, seen=seen, **k: (
+            seen.append(inner(*a, **k)) or seen[-1]
+        )
+        torch.manual_seed(0)
+        batch = trainer._generate_and_score_completions(rows) if not shares else results[0][0]
+        trainer.current_gradient_accumulation_steps = 1
+        batch = batch | {"advantages": torch.linspace(-1, 1, 3 * GROUP)}
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        del trainer._get_per_token_logps_and_entropies
+        gradients = {
+            name: value.grad.clone() for name, value in trainer.model.named_parameters() if value.grad is not None
+        }
+        results.append((batch, seen[-1], loss.detach(), gradients))
+    (batch, stock, stock_loss, expected), (_, ours, loss, found) = results
+    mask = batch["completion_mask"].bool()
+    torch.testing.assert_close(ours[0][mask], stock[0][mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours[1][mask], stock[1][mask], rtol=0, atol=1e-5)
+    torch.testing.assert_close(loss, stock_loss, rtol=0, atol=1e-6)
+    assert found.keys() == expected.keys()
+    scale = max(float(value.abs().max()) for value in expected.values())
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_shared_prompts_are_sampled_as_by_trl(folder: Any, tmp_path: Path, family: str) -> None:
+    trainer = two_kinds(folder(family), family, tmp_path, generation_kwargs={"do_sample": False, "temperature": None})
+    assert trainer._shares_generation
+    rows = first_batch(trainer)
+    taken: list[Any] = []
+    inner = trainer._generate_single_turn
+    trainer._generate_single_turn = lambda *args: taken.append(args) or inner(*args)
+    trainer._generate_and_score_completions(rows)
+    expected, _ = GRPOTrainer._generate_single_turn(trainer, *taken[0])
+    lengths = []
+    embeddings = trainer.model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda _, inputs, __: lengths.append(len(inputs[0])))
+    assert inner(*taken[0])[0] == expected
+    assert lengths[0] == 3 and 3 * GROUP in lengths  # three prompts, then their answers

@@ -100,7 +100,7 @@ def image_batch(processor: Any) -> dict[str, Any]:
     prompts = processor(text=texts, images=images, **kwargs)
     batch = with_answers(prompts, 400)
     types = torch.cat([prompts["mm_token_type_ids"], torch.zeros(len(rows), LENGTH, dtype=torch.long)], dim=1)
-    shown = split_images(prompts["pixel_values"], prompts["image_grid_thw"], [len(own) for own in images])
+    shown = split_images(prompts, [len(own) for own in images])
     return batch | {"images": shown, "mm_token_type_ids": types}
 
 

@@ -22,6 +22,8 @@ from rarl.shared_prefix import (
     prompt_positions,
     shuffled_groups,
     split_calls,
+    join_images,
+    share_images,
     split_images,
     sum_of,
     take_rows,
@@ -287,18 +289,46 @@ def test_groups_are_told_apart_by_grid_and_pixels() -> None:
     wide, high = torch.tensor([[1, 2, 4]]), torch.tensor([[1, 4, 2]])
     one, other = torch.zeros(8, 3), torch.zeros(8, 3)
     other[5, 1] = 1e-6
-    images = [(wide, one), (high, one), (wide, other), None, (wide, one.clone()), None, (wide, other)]
+    shown = [(wide, one), (high, one), (wide, other), None, (wide, one.clone()), None, (wide, other)]
+    images = [own and {"image_grid_thw": own[0], "pixel_values": own[1]} for own in shown]
     assert find_groups(ids, mask, 2, images) == [[0, 4], [1], [2, 6], [3, 5]]
 
 
 def test_images_are_split_by_their_patches() -> None:
     grid = torch.tensor([[1, 2, 2], [1, 2, 4], [2, 2, 2]])
     pixels = torch.arange(20.0)[:, None]
-    first, second, third = split_images(pixels, grid, [2, 0, 1]) or []
+    fields = {"pixel_values": pixels, "image_grid_thw": grid}
+    first, second, third = split_images(fields, [2, 0, 1]) or []
     assert first is not None and third is not None and second is None
-    assert torch.equal(first[0], grid[:2]) and torch.equal(first[1], pixels[:12])
-    assert torch.equal(third[0], grid[2:]) and torch.equal(third[1], pixels[12:])
-    assert split_images(None, None, None) is None
+    assert torch.equal(first["image_grid_thw"], grid[:2]) and torch.equal(first["pixel_values"], pixels[:12])
+    assert torch.equal(third["image_grid_thw"], grid[2:]) and torch.equal(third["pixel_values"], pixels[12:])
+    assert split_images({}, None) is None
+    joined = join_images([first, second, third])
+    assert all(torch.equal(joined[name], field) for name, field in fields.items()) and joined.keys() == fields.keys()
+    assert join_images([None, None]) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_images", "lengths"),
+    [
+        ({"pixel_values": 5, "image_sizes": 5}, [2, 0, 3], [2, 0, 3]),  # an entry an image, as LLaVA-NeXT has it
+        ({"pixel_values": 3, "pixel_attention_mask": 3}, [2, 1, 3], [1, 1, 1]),  # a row each, as Idefics3 has it
+        ({"pixel_values": 9}, [1, 1, 1], [5, 1, 3]),  # tiles, as InternVL has them
+    ],
+)
+def test_images_are_split_by_rows_images_or_tiles(
+    fields: dict[str, int], num_images: list[int], lengths: list[int]
+) -> None:
+    tensors = {name: torch.arange(float(number))[:, None] for name, number in fields.items()}
+    given = tensors | ({"num_tiles": lengths} if sum(lengths) == 9 else {})
+    rows = split_images(given, num_images) or []
+    starts = [sum(lengths[:row]) for row in range(3)]
+    for row, number, start, length in zip(rows, num_images, starts, lengths, strict=True):
+        assert (row is None) == (number == 0)
+        for name, value in (row or {}).items():
+            assert torch.equal(value, tensors[name][start : start + length])
+    shared = share_images({**given, "num_images": num_images}, [[0], [1], [2]])
+    assert [len(part) for part in shared["pixel_values"]] == lengths
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from transformers.trainer_utils import SaveStrategy
 from trl import GRPOConfig
 
 from rarl.mutation import MutationSettings
@@ -110,7 +111,7 @@ class RARLConfig(GRPOConfig):
                 raise ValueError(
                     f"load_best_model_at_end needs checkpoints at the steps of evaluations, and completions are in use "
                     f"for {window} steps, which a checkpoint must not part: got save_strategy "
-                    f"{self.save_strategy.value!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
+                    f"{SaveStrategy(self.save_strategy).value!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
                     f"{window}."
                 )
 

@@ -18,9 +18,11 @@ from rarl.flex import unsupported_flex
 from rarl.image_memo import images_processed_once
 from rarl.rollout import sample_answers, unsupported_settings
 from rarl.shared_prefix import (
+    IMAGE_FIELDS,
     answer_log_probs,
     attention_cost,
     innermost,
+    join_images,
     same_prompts,
     share_images,
     shuffled_groups,
@@ -57,6 +59,7 @@ class SharedPrefixTrainer(GRPOTrainer):
     _code_mask: CodeMask | None
     _code_logits: list[ValueTokenLogits]
     _buffered_inputs: Any
+    processing_class: Any
 
     def __init__(self, *args: Any, value_tokens: ValueTokens | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -171,7 +174,10 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
         fields = dict(multimodal_fields)
         num_images = None if images is None else [len(own or ()) for own in images]
-        shown = split_images(fields.pop("pixel_values", None), fields.pop("image_grid_thw", None), num_images)
+        # Some processors give a list of tensors or arrays, one an image or tile, of one shape.
+        of_images = {name: fields.pop(name, None) for name in IMAGE_FIELDS}
+        of_images = {name: _tensor(field) for name, field in of_images.items() if field is not None}
+        shown = split_images(of_images | {"num_tiles": self._num_tiles(prompt_ids, of_images, num_images)}, num_images)
         groups = same_prompts(prompt_ids, shown)
         fields |= {"input_ids": prompt_ids, "attention_mask": [[1] * len(ids) for ids in prompt_ids]}
         prompts: dict[str, torch.Tensor] = {
@@ -183,10 +189,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
             for name, rows in fields.items()
         }
-        distinct = [own for group in groups if shown is not None and (own := shown[group[0]]) is not None]
-        if distinct:
-            prompts["image_grid_thw"] = torch.cat([grid for grid, _ in distinct])
-            prompts["pixel_values"] = torch.cat([pixels for _, pixels in distinct])
+        if shown is not None:
+            prompts |= join_images([shown[group[0]] for group in groups])
         index = torch.empty(len(prompt_ids), dtype=torch.long)
         for number, group in enumerate(groups):
             index[group] = number
@@ -206,6 +210,14 @@ class SharedPrefixTrainer(GRPOTrainer):
                 model, inputs, index, self.generation_config, self.eos_token_ids, self._code_logits
             )
             return answers, None
+
+    def _num_tiles(self, prompt_ids: Any, fields: Any, num_images: list[int] | None) -> list[int] | None:
+        """Tiles of each row where pixels come in tiles, several an image (InternVL): its image tokens tell."""
+        pixels = fields.get("pixel_values")
+        if num_images is None or pixels is None or pixels.ndim != 4 or len(pixels) == sum(num_images):
+            return None
+        token, length = self.processing_class.image_token_id, self.processing_class.image_seq_length
+        return [list(ids).count(token) // length for ids in prompt_ids]
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -230,8 +242,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                 **fields,
             )
         batch_size = batch_size or len(input_ids)
-        num_images = fields.get("num_images")
-        images = split_images(fields.get("pixel_values"), fields.get("image_grid_thw"), num_images)
+        images = split_images(fields, fields.get("num_images"))
         types = fields.get("mm_token_type_ids")
         base_model = innermost(self.accelerator.unwrap_model(model))
         device = input_ids.device.type
@@ -275,10 +286,14 @@ class SharedPrefixTrainer(GRPOTrainer):
             batch = self._generate_and_score_completions(generation_batch)
             num_rows = len(batch["prompt_ids"])
             # One copy of the pixels of a prompt is kept, in a list with one entry for each row.
-            images = split_images(*(batch.get(name) for name in ("pixel_values", "image_grid_thw", "num_images")))
+            images = split_images(batch, batch.get("num_images"))
             groups = same_prompts(batch["prompt_ids"].tolist(), images)
             order = shuffled_groups(num_rows, self.num_generations, self.accelerator.process_index * num_rows)
             self._buffered_inputs = split_tensor_dict(
                 take_rows(share_images(batch, groups), order), steps_per_generation
             )
         return self._buffered_inputs[self._step % steps_per_generation]
+
+
+def _tensor(field: Any) -> torch.Tensor:
+    return field if isinstance(field, torch.Tensor) else torch.stack([torch.as_tensor(part) for part in field])
