@@ -129,6 +129,8 @@ def unsupported_flex(config: Any, device: torch.device) -> str | None:
     """
     if device.type != "cuda":
         return f"FlexAttention has gradients on CUDA only, and this run is on {device.type!r}; use 'sdpa'"
+    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or []):
+        return "FlexAttention is not written for sliding windows here; use 'sdpa'"
     dropout = getattr(config.get_text_config(), "attention_dropout", 0.0)
     if dropout > 0:
         return f"FlexAttention has no dropout, and attention_dropout is {dropout:g}; use 'sdpa', or set it to 0"

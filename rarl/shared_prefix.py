@@ -10,7 +10,7 @@ Everything is a pure function of tensors, so any trainer that samples groups can
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,11 +33,14 @@ class Group:
         rows: Their indices in the batch, ascending.
         prompt: Token ids of the prompt, without padding, `[p]`.
         positions: Position ids of the prompt, `[d, p]`; d is 3 for multimodal RoPE, else 1.
+        blocks: Number of the image that a token is of where tokens of an image see each other, -1 for text, `[p]`;
+            `None` where they do not.
     """
 
     rows: tuple[int, ...]
     prompt: torch.Tensor
     positions: torch.Tensor
+    blocks: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Pack:
         position_ids: `[d, g, l]`.
         shift_labels: Next token of every answer position, -100 elsewhere, `[g, l]`.
         segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`.
+        blocks: Number of the image, -1 where there is none, `[g, l]`; see [`Group`].
         source_row, source_column: Where in the batch `[b, r]` of answers each labelled position belongs, in row-major
             order of `shift_labels != -100`.
     """
@@ -57,6 +61,7 @@ class Pack:
     position_ids: torch.Tensor
     shift_labels: torch.Tensor
     segment: torch.Tensor
+    blocks: torch.Tensor
     source_row: torch.Tensor
     source_column: torch.Tensor
 
@@ -66,7 +71,13 @@ class Pack:
         query, key = self.segment[:, :, None], self.segment[:, None, :]
         length = self.segment.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=self.segment.device).tril()
-        return earlier & ((key == 0) | (key == query))
+        image = self.blocks[:, :, None]
+        return (earlier & ((key == 0) | (key == query))) | ((image == self.blocks[:, None, :]) & (image >= 0))
+
+    def within(self, window: int) -> torch.Tensor:
+        """[`allowed`] in a layer with a sliding window: keys less than `window` positions before the query."""
+        positions = self.position_ids[0]
+        return self.allowed & (positions[:, None, :] > positions[:, :, None] - window)
 
     def scatter(self, per_token: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Bring a field of `[g, l]` back into the layout of the answers, `[b, r]`; 0 where there is no token."""
@@ -143,12 +154,15 @@ def pack_groups(
     position_ids = completion_ids.new_zeros((dimensions, len(groups), total))
     shift_labels = completion_ids.new_full((len(groups), total), -100)
     segment = completion_ids.new_full((len(groups), total), -1)
+    blocks = segment.clone()
     source: list[torch.Tensor] = []
     for index, group in enumerate(groups):
         shared = len(group.prompt) - 1
         input_ids[index, :shared] = group.prompt[:-1]
         position_ids[:, index, :shared] = group.positions[:, :-1]
         segment[index, :shared] = 0
+        if group.blocks is not None:
+            blocks[index, :shared] = group.blocks[:-1]
         start = shared
         for number, row in enumerate(group.rows, start=1):
             end = start + lengths[row]
@@ -164,7 +178,7 @@ def pack_groups(
             source.append(torch.stack([torch.full_like(columns, row), columns]))
             start = end
     rows, columns = torch.cat(source, dim=1) if source else completion_ids.new_zeros((2, 0))
-    return Pack(input_ids, position_ids, shift_labels, segment, rows, columns)
+    return Pack(input_ids, position_ids, shift_labels, segment, blocks, rows, columns)
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -174,6 +188,21 @@ def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def masks(pack: Pack, config: Any, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
+    """The mask of a pack as a model takes it: one, or one for each kind of layer if some have sliding windows."""
+    whole, text = additive_mask(pack.allowed, dtype), config.get_text_config()
+    if "sliding_attention" not in (getattr(text, "layer_types", None) or []):
+        return whole
+    return {"full_attention": whole, "sliding_attention": additive_mask(pack.within(text.sliding_window), dtype)}
+
+
+def image_blocks(token_type_ids: torch.Tensor) -> torch.Tensor:
+    """Number of the run of image tokens that a token is of, -1 for text, `[p]`."""
+    image = token_type_ids == 1
+    begins = image & ~torch.cat([image.new_zeros(1), image[:-1]])
+    return torch.where(image, begins.cumsum(0) - 1, -1)
 
 
 NO_TEXT_LAST = "The last token of a prompt must be text for its answers to share it, an image token is seen."
@@ -291,10 +320,7 @@ def cut_groups(groups: Sequence[Group], lengths: Sequence[int], cost: float) -> 
             return rows * (tokens + cost * tokens**2)
 
         rows = min(range(1, number + 1), key=work)
-        parts += [
-            Group(tuple(part.tolist()), group.prompt, group.positions)
-            for part in torch.tensor(group.rows).tensor_split(rows)
-        ]
+        parts += [replace(group, rows=tuple(part.tolist())) for part in torch.tensor(group.rows).tensor_split(rows)]
     return parts
 
 
@@ -318,11 +344,11 @@ def plan_calls(groups: Sequence[Group], lengths: Sequence[int], budget: int | No
         tokens = shared
         for row in group.rows:
             if rows and tokens + lengths[row] > budget:
-                parts.append((tokens, Group(tuple(rows), group.prompt, group.positions)))
+                parts.append((tokens, replace(group, rows=tuple(rows))))
                 rows, tokens = [], shared
             rows.append(row)
             tokens += lengths[row]
-        parts.append((tokens, Group(tuple(rows), group.prompt, group.positions)))
+        parts.append((tokens, replace(group, rows=tuple(rows))))
     calls: list[list[Group]] = []
     longest = 0
     for tokens, part in sorted(parts, key=lambda pair: -pair[0]):
@@ -345,7 +371,7 @@ def split_calls(calls: Sequence[Sequence[Group]], number: int) -> list[list[Grou
         call = result.pop(largest)
         if len(call) == 1:
             rows = call[0].rows
-            call = [Group(half, call[0].prompt, call[0].positions) for half in (rows[::2], rows[1::2])]
+            call = [replace(call[0], rows=half) for half in (rows[::2], rows[1::2])]
             if not rows[1:]:
                 raise ValueError(f"{number} calls are wanted, but there are only {len(result) + 1} answers.")
         result += [call[::2], call[1::2]]
@@ -363,6 +389,7 @@ def answer_log_probs(
     dtype: torch.dtype,
     images: Sequence[Images | None] | None = None,
     mm_token_type_ids: torch.Tensor | None = None,
+    token_type_ids: torch.Tensor | None = None,
     budget: int | None = None,
     cost: float = 0.0,
     agree: Callable[[int], int] = lambda number: number,
@@ -381,6 +408,7 @@ def answer_log_probs(
         dtype: Type that attention computes in; of the additive mask.
         images: Of each row its images; see [`split_images`].
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
+        token_type_ids: The same for a model in which the tokens of an image see each other (Gemma 3).
         budget: Most tokens of a call, padding included; see [`plan_calls`].
         cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
         agree: Number of calls of this process → of all processes, the largest.
@@ -406,7 +434,8 @@ def answer_log_probs(
         if own and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
             raise ValueError(NO_TEXT_LAST)
         positions = prompt_positions(base_model, prompt, types, own.get("image_grid_thw"))
-        groups.append(Group(tuple(rows), prompt, positions))
+        seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][kept]
+        groups.append(Group(tuple(rows), prompt, positions, None if seen is None else image_blocks(seen)))
     lengths = completion_mask.sum(dim=1).tolist()
     calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls
@@ -419,7 +448,7 @@ def answer_log_probs(
         inputs: dict[str, Any] = {} if images is None else join_images([images[group.rows[0]] for group in call])
         inputs |= {
             "input_ids": pack.input_ids,
-            "attention_mask": block_mask(pack.segment) if flex else additive_mask(pack.allowed, dtype),
+            "attention_mask": block_mask(pack.segment) if flex else masks(pack, base_model.config, dtype),
             "position_ids": pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
         }
         if mask is None or contexts is None:
@@ -485,7 +514,7 @@ def shuffled_groups(num_rows: int, num_generations: int, offset: int = 0) -> tor
     return torch.argsort(keys[group], stable=True)
 
 
-MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "llava_next", "internvl") + (
+MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", "llava_next", "internvl") + (
     "qwen2",
     "qwen3",
     "llama",
@@ -497,7 +526,8 @@ def unsupported_model(config: Any) -> str | None:
     """Why prompts of a model cannot be shared at all, in a few words; `None` if they can."""
     if config.model_type not in MODEL_TYPES:
         return f"model type {config.model_type!r} is not one of {', '.join(MODEL_TYPES)}"
-    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or []):
+    windows = "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or [])
+    if windows and config.model_type != "gemma3":
         return "its layers have sliding windows"
     return None
 

@@ -166,7 +166,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma3": Family(
         lambda text, id_of: transformers.Gemma3Config(
-            text_config=text | {"head_dim": 8, "sliding_window": 64},
+            text_config=text
+            | {"head_dim": 8, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]},
             vision_config=SQUARE,
             mm_tokens_per_image=4,
             image_token_index=id_of("<image_soft_token>"),

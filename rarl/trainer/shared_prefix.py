@@ -230,6 +230,10 @@ class SharedPrefixTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **fields: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if fields.get(name) is not None:
+                # TRL makes them of the rendered prompt, to which some tokenizers add a second token of the beginning.
+                fields[name] = fields[name][:, -input_ids.shape[1] :]
         if not self._shares_prefix:
             return super()._get_per_token_logps_and_entropies(
                 model,
@@ -243,7 +247,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
         batch_size = batch_size or len(input_ids)
         images = split_images(fields, fields.get("num_images"))
-        types = fields.get("mm_token_type_ids")
+        types, seen = fields.get("mm_token_type_ids"), fields.get("token_type_ids")
         base_model = innermost(self.accelerator.unwrap_model(model))
         device = input_ids.device.type
         parts = []
@@ -261,6 +265,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                         torch.get_autocast_dtype(device) if autocast else base_model.dtype,
                         None if images is None else images[rows],
                         None if types is None else types[rows],
+                        None if seen is None else seen[rows],
                         getattr(self.args, "shared_prefix_tokens", None),
                         self._attention_cost,
                         self._largest_of_processes,
