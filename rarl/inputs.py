@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from rarl.prompt import build_prompt
 from rarl.task import OrdinalTask
+
+logger = logging.get_logger(__name__)
 
 
 def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]], answers: Sequence[str] | None = None) -> Any:
@@ -54,6 +57,9 @@ def measure(sizes: Sequence[tuple[int, int]], task: OrdinalTask, processor: Any)
     text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     if (places := text.count(processor.image_token)) != len(sizes):
         raise ValueError(f"The chat template writes {places} image placeholders for a prompt of {len(sizes)} images.")
+    before = text.split(processor.image_token)[:-1]
+    if not all(f"Image {number}:" in part for number, part in enumerate(before, start=1)):
+        logger.warning_once("The chat template moves images away from their labels ('Image 1: ' and so on).")
     images = [Image.new("RGB", (width, height)) for height, width in sizes]
     return batch_inputs(processor, [{"prompt": prompt, "images": images}])["input_ids"].shape[1]
 

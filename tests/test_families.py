@@ -1,5 +1,6 @@
 """Vision-language models of every family: prompts, both stages of RARL with mutation, saved, loaded and evaluated."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,20 @@ from peft import LoraConfig, PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
 
+from rarl import inputs as inputs_module
 from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.protocol import evaluate
+from rarl.inputs import batch_inputs, prompt_lengths
 from rarl.lora import language_lora_targets
 from rarl.models import load_model
 from rarl.prompt import build_prompt
 from rarl.rewards import REWARDS, weights
-from rarl.shared_prefix import MODEL_TYPES
+from rarl.shared_prefix import MODEL_TYPES, split_images
 from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer
+from rarl.vision_tokens import vision_token_ids
 from tests import families
 from tests.families import FAMILIES
 
@@ -211,3 +216,115 @@ def test_shared_prompts_are_sampled_as_by_trl(folder: Any, tmp_path: Path, famil
     embeddings.register_forward_hook(lambda _, inputs, __: lengths.append(len(inputs[0])))
     assert inner(*taken[0])[0] == expected
     assert lengths[0] == 3 and 3 * GROUP in lengths  # three prompts, then their answers
+
+
+ASK = "Which has more?"
+QWEN_IMAGES = (
+    "Image 1: <|vision_start|>" + "<|image_pad|>" * 4 + "<|vision_end|>"
+    "Image 2: <|vision_start|>" + "<|image_pad|>" * 2 + "<|vision_end|>"
+)  # 56 x 56 pixels are 2 x 2 merged patches, 112 x 56 are resized to 1 x 2
+TILE = "<image>" * 4
+IDEFICS_IMAGES = (  # the longest side becomes 112: 2 x 2 tiles and the whole, then 1 x 2 tiles and the whole
+    f"Image 1: <fake_token_around_image><row_1_col_1>{TILE}<fake_token_around_image><row_1_col_2>{TILE}\n"
+    f"<fake_token_around_image><row_2_col_1>{TILE}<fake_token_around_image><row_2_col_2>{TILE}\n\n"
+    f"<fake_token_around_image><global-img>{TILE}<fake_token_around_image>"
+    f"Image 2: <fake_token_around_image><row_1_col_1>{TILE}<fake_token_around_image><row_1_col_2>{TILE}\n\n"
+    f"<fake_token_around_image><global-img>{TILE}<fake_token_around_image>"
+)
+GEMMA_IMAGE = "\n\n<start_of_image>" + "<image_soft_token>" * 4 + "<end_of_image>\n\n"
+PROMPTS = {  # of two images of 56 x 56 and 112 x 56 pixels, written by hand
+    "qwen2_vl": f"<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n{QWEN_IMAGES}{ASK}<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    "qwen2_5_vl": f"<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n{QWEN_IMAGES}{ASK}<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    "qwen3_vl": f"<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\n{QWEN_IMAGES}{ASK}<|im_end|>\n"
+    "<|im_start|>assistant\n",
+    "gemma3": f"<bos><start_of_turn>user\nJudge.\n\nImage 1:{GEMMA_IMAGE}Image 2:{GEMMA_IMAGE}{ASK}<end_of_turn>\n"
+    "<start_of_turn>model\n",
+    # Its template writes all images first. 56 x 56: 4 x 4 patches of the base, and of one tile with 4 row ends;
+    # 112 x 56: 4 x 4 of the base, and 4 x 8 of two tiles with 4 row ends.
+    "llava_next": "<s><<SYS>>\nJudge.\n<</SYS>>\n\n[INST] " + "<image>" * 36 + "\n" + "<image>" * 52 + "\n"
+    f"Image 1: Image 2: {ASK} [/INST]",
+    "idefics3": f"<|begin_of_text|>System: Judge.<end_of_utterance>\nUser: {IDEFICS_IMAGES}{ASK}<end_of_utterance>\n"
+    "Assistant:",
+    "smolvlm": f"<|im_start|>System: Judge.<end_of_utterance>\nUser: {IDEFICS_IMAGES}{ASK}<end_of_utterance>\n"
+    "Assistant:",
+    # 56 x 56 is a tile; 112 x 56 is two, and the whole.
+    "internvl": "<|im_start|>system\nJudge.<|im_end|>\n<|im_start|>user\nImage 1: <img>"
+    + "<IMG_CONTEXT>" * 4
+    + "</img>\n"
+    "Image 2: <img>" + "<IMG_CONTEXT>" * 12 + f"</img>\n{ASK}<|im_end|>\n<|im_start|>assistant\n",
+}
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
+def question() -> list[dict[str, Any]]:
+    blocks = [text("Image 1: "), {"type": "image"}, text("Image 2: "), {"type": "image"}, text(ASK)]
+    return [{"role": "system", "content": [text("Judge.")]}, {"role": "user", "content": blocks}]
+
+
+def pixels_of_each(family: str, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Those of the first and of the second image, as the prompts above have them."""
+    if family.startswith("qwen"):
+        return pixels[: len(pixels) * 2 // 3], pixels[len(pixels) * 2 // 3 :]
+    if family in ("idefics3", "smolvlm"):
+        return pixels[0, :5], pixels[0, 5:8]
+    return (pixels[:1], pixels[1:]) if family == "internvl" else (pixels[0], pixels[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_placeholders_and_order_of_two_images(folder: Any, family: str) -> None:
+    """As TRL's trainer tokenizes a prompt, and as answers are generated from it in an evaluation."""
+    processor = AutoProcessor.from_pretrained(folder(family), padding_side="left")
+    images = photos((56, 56), (112, 56))
+    encoded = processor.apply_chat_template(
+        [prepare_multimodal_messages(question(), images)], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    wanted = processor.tokenizer.encode(PROMPTS[family], add_special_tokens=False)
+    assert list(encoded["input_ids"][0]) == wanted
+    inputs = batch_inputs(processor, [{"prompt": question(), "images": images}])
+    assert inputs["input_ids"][0].tolist() == wanted
+    rows = split_images(inputs | {"num_tiles": [4] if family == "internvl" else None}, [2]) or []
+    pixels = rows[0]["pixel_values"]  # type: ignore[index]
+    first, second = pixels_of_each(family, rows[0]["pixel_values"])  # type: ignore[index]
+    assert first.mean() < second.mean()  # the second image is the brighter one
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_tokens_are_those_of_the_prompt_and_no_others(folder: Any, family: str) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder(family))
+    processor = AutoProcessor.from_pretrained(folder(family))
+    found = processor.tokenizer.convert_ids_to_tokens(vision_token_ids(processor, model.config))
+    plain = {"<|im_end|>", "<|im_start|>", "<|endoftext|>", "<end_of_utterance>", "<|begin_of_text|>", "</s>", "<s>"}
+    plain |= {"<unk>", "<pad>", "<bos>", "<end_of_turn>", "<start_of_turn>"}
+    assert set(found) == set(FAMILIES[family].special) - plain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lengths_of_prompts_are_those_of_the_processor(folder: Any, family: str) -> None:
+    processor = AutoProcessor.from_pretrained(folder(family))
+    task = get_task("count")
+    shapes = [(56, 56), (112, 56), (56, 112), (80, 200), (300, 310)]  # heights and widths
+    groups = [
+        [shapes[i] for i in group] for group in ((0,), (1,), (2,), (3,), (0, 1), (2, 4), (3, 3), (4, 1), (1, 2, 3))
+    ]
+    wanted = []
+    for group in groups:
+        images = [Image.new("RGB", (width, height)) for height, width in group]
+        row = prepare_multimodal_messages(build_prompt(task, len(group)), images)
+        encoded = processor.apply_chat_template([row], add_generation_prompt=True, tokenize=True, return_dict=True)
+        wanted.append(len(encoded["input_ids"][0]))
+    assert prompt_lengths(task, groups, processor).tolist() == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_that_stand_apart_are_told(folder: Any, family: str, caplog: pytest.LogCaptureFixture) -> None:
+    processor = AutoProcessor.from_pretrained(folder(family))
+    logging.getLogger("transformers").propagate = True  # transformers keeps its lines to itself
+    inputs_module.logger.warning_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        prompt_lengths(get_task("count"), [[(56, 56), (56, 56)]], processor)
+    assert ("moves images away from their labels" in caplog.text) == (family == "llava_next")

@@ -561,7 +561,7 @@ def test_tools_are_refused_with_rmo(make: Make) -> None:
         ({"advantage_cap": 0.0}, "advantage_cap must be positive, got 0"),
         (
             {"save_strategy": "steps", "save_steps": 3, "steps_per_generation": 2, **BEST},
-            "for 2 steps.* got save_strategy 'steps' and save_steps 3; wanted 'steps' and a multiple of 2",
+            "the 2 steps .* got save_strategy 'steps' and save_steps 3; wanted 'steps' and a multiple of 2",
         ),
         (
             {"save_strategy": "steps", "save_steps": 0.5, "steps_per_generation": 2, **BEST, "eval_steps": 0.5},

@@ -109,10 +109,10 @@ class RARLConfig(GRPOConfig):
             steps = self.save_strategy == "steps" and self.save_steps >= 1
             if not steps or self.save_steps % window:
                 raise ValueError(
-                    f"load_best_model_at_end needs checkpoints at the steps of evaluations, and completions are in use "
-                    f"for {window} steps, which a checkpoint must not part: got save_strategy "
-                    f"{SaveStrategy(self.save_strategy).value!r} and save_steps {self.save_steps:g}; wanted 'steps' and a multiple of "
-                    f"{window}."
+                    "load_best_model_at_end needs a checkpoint at each evaluation, and a checkpoint must not part the "
+                    f"{window} steps that use the same completions: got save_strategy "
+                    f"{SaveStrategy(self.save_strategy).value!r} and save_steps {self.save_steps:g}; wanted 'steps' "
+                    f"and a multiple of {window}."
                 )
 
 
