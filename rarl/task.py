@@ -7,7 +7,7 @@ A task is the one object that prompts, rewards, data sources and evaluation shar
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ class OrdinalTask:
     """An ordinal quantity that can be read off an image.
 
     Args:
-        name: Key under which the task is registered and stored in the `task` column.
+        name: Key under which the task is registered.
         rule: Phrase that completes "sort them in ascending order of ..." (`[Rule]` in Table 1 of the RARL paper).
         minimum: Smallest value that a label may have.
         maximum: Largest value that a label may have.
@@ -152,17 +152,33 @@ def register_task(task: OrdinalTask) -> OrdinalTask:
 
 
 def get_task(task: str | OrdinalTask) -> OrdinalTask:
-    """The task registered under a name; an [`OrdinalTask`] is returned as it is.
+    """The task registered under a name, or that of a [`task_cell`]; an [`OrdinalTask`] is returned as it is.
 
     Raises:
         ValueError: If no task of that name is registered.
     """
     if isinstance(task, OrdinalTask):
         return task
+    if task.startswith("{"):
+        return _defined(task)
     try:
         return TASKS[task]
     except KeyError:
         raise ValueError(f"Unknown task {task!r}; registered tasks: {', '.join(sorted(TASKS))}.") from None
+
+
+def task_cell(task: OrdinalTask) -> str:
+    """What stands for a task in the column `task` of data rows: its name, or its whole definition (JSON) where that
+    name is not registered, or is that of another task. [`get_task`] reads either."""
+    return task.name if TASKS.get(task.name) == task else json.dumps(asdict(task))
+
+
+@lru_cache(maxsize=64)
+def _defined(cell: str) -> OrdinalTask:
+    try:
+        return OrdinalTask(**json.loads(cell))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Wanted the name of a task, or its definition, got {cell!r}: {error}") from None
 
 
 TASK_FILE = "task.json"

@@ -288,7 +288,6 @@ def test_placeholders_and_order_of_two_images(folder: Any, family: str) -> None:
     inputs = batch_inputs(processor, [{"prompt": question(), "images": images}])
     assert inputs["input_ids"][0].tolist() == wanted
     rows = split_images(inputs | {"num_tiles": [4] if family == "internvl" else None}, [2]) or []
-    pixels = rows[0]["pixel_values"]  # type: ignore[index]
     first, second = pixels_of_each(family, rows[0]["pixel_values"])  # type: ignore[index]
     assert first.mean() < second.mean()  # the second image is the brighter one
 

@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from rarl.datasets.sampling import sample_groups
 from rarl.datasets.source import ImageSource
 from rarl.prompt import build_completion, build_prompt
+from rarl.task import task_cell
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,9 @@ class RowTransform:
     """Stored columns to rows.
 
     Each column stands alone, since trainers may drop the ones they do not know: `prompt` is stored as N, `images` as
-    indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts; `values` and
-    `task` as they are.
+    indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts, `task` as
+    its name; `values` as they are. The task of a row is the source's own, as [`task_cell`](rarl.task.task_cell) has it,
+    so that prompts, rewards and mutation have the same one, whether it is registered or not.
     """
 
     source: ImageSource
@@ -32,6 +34,8 @@ class RowTransform:
         task = self.source.task
         if "prompt" in batch:
             rows["prompt"] = [build_prompt(task, num_images) for num_images in batch["prompt"]]
+        if "task" in batch:
+            rows["task"] = [task_cell(task)] * len(batch["task"])
         if "images" in batch:
             # GRPO asks for every row G times in one batch: each image is opened once.
             loaded = {i: self.source.load(i) for i in dict.fromkeys(i for group in batch["images"] for i in group)}
@@ -78,7 +82,8 @@ def make_dataset(
             `SFTConfig(max_length=None)`, whose default cuts image tokens off long prompts.
 
     Returns:
-        Rows with `prompt` (messages), `images` (PIL, prompt order), `values` (floats, prompt order), `task` (name).
+        Rows with `prompt` (messages), `images` (PIL, prompt order), `values` (floats, prompt order), `task` (of the
+        source, see [`task_cell`](rarl.task.task_cell)).
 
     Raises:
         ValueError: If the groups are impossible; see [`sample_groups`](rarl.datasets.sampling.sample_groups).

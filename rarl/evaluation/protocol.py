@@ -89,7 +89,7 @@ def order_scores(
     completions: Sequence[str], values: Sequence[Sequence[float]], task: OrdinalTask
 ) -> list[float | None]:
     """Kendall τ per prompt in −1..1 (the accuracy reward); `None` where all true values are tied."""
-    return accuracy_reward(list(completions), values=[list(row) for row in values], task=[task.name] * len(values))
+    return accuracy_reward(list(completions), values=[list(row) for row in values], task=task)
 
 
 def score(

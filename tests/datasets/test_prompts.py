@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from gor_head import CoDiVocabulary
 from rarl import tiny
 from rarl.datasets import BuiltinSource, make_dataset, stream_dataset
 from rarl.lora import language_lora_targets
 from rarl.prompt import build_completion, build_prompt
+from rarl.rewards import regression_reward
+from rarl.task import get_task, task_cell
 
 MIX = {1: 1.0, 2: 1.0, 3: 1.0}
 
@@ -201,3 +205,22 @@ def test_repeated_rows_share_their_images(source: BuiltinSource, monkeypatch: py
     assert sorted(opened) == sorted({i for group in stored(dataset)[1:3] for i in group})
     for row in rows[1:3]:
         assert all(image is first for image, first in zip(row["images"], rows[0]["images"], strict=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_and_rewards_have_the_same_task_though_it_is_not_registered(stream: bool) -> None:
+    """Off by 2: nothing within a tolerance of 1, and 1 - 2² / 3² within the registered task's of 3."""
+    strict = dataclasses.replace(get_task("count"), rule="number of strict dots", tolerance=1)
+    source = BuiltinSource(strict, size=8)
+    build = stream_dataset if stream else make_dataset
+    rows = list(build(source, np.arange(8), num_prompts=2, mix={1: 1.0}))
+    assert [get_task(row["task"]) for row in rows] == [strict] * 2 and strict.rule in str(rows[0]["prompt"])
+    answers = [f'<answer>[{{"image_id": 1, "value": {abs(row["values"][0] - 2):g}}}]</answer>' for row in rows]
+    columns = {name: [row[name] for row in rows] for name in ("values", "task")}
+    assert regression_reward(answers, **columns) == [0.0, 0.0]
+    assert regression_reward(answers, columns["values"], task="count") == pytest.approx([5 / 9] * 2)
+    stored = Dataset.from_list([{name: row[name] for name in ("values", "task")} for row in rows])
+    assert get_task(stored[0]["task"]) == strict
+    tokens = strict.with_vocabulary(CoDiVocabulary.fit(list(range(11)), initializer="manual", beta=1, exact=True))
+    assert get_task(task_cell(tokens)) == tokens
+    assert task_cell(get_task("count")) == "count"
