@@ -215,7 +215,7 @@ def test_prompts_and_rewards_have_the_same_task_though_it_is_not_registered(stre
     build = stream_dataset if stream else make_dataset
     rows = list(build(source, np.arange(8), num_prompts=2, mix={1: 1.0}))
     assert [get_task(row["task"]) for row in rows] == [strict] * 2 and strict.rule in str(rows[0]["prompt"])
-    answers = [f'<answer>[{{"image_id": 1, "value": {abs(row["values"][0] - 2):g}}}]</answer>' for row in rows]
+    answers = [f'<answer>[{{"image_id": 1, "value": {row["values"][0] + 2:g}}}]</answer>' for row in rows]
     columns = {name: [row[name] for row in rows] for name in ("values", "task")}
     assert regression_reward(answers, **columns) == [0.0, 0.0]
     assert regression_reward(answers, columns["values"], task="count") == pytest.approx([5 / 9] * 2)
