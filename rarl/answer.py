@@ -29,6 +29,17 @@ _MAX_LITERAL = 100_000  # characters; a syntax tree takes hundreds of bytes for 
 _MAX_CACHED = 2048  # characters of an answer block; an item takes about 30
 
 
+REASONS = {
+    "no_answer": "There is no answer block.",
+    "cut_off": "The answer block has no end, as a rule because the completion was cut off.",
+    "no_list": "What stands in the answer block is not a list in JSON or Python.",
+    "empty_list": "The list is empty.",
+    "invalid_item": "An item is not a dictionary with a number of an image and a finite value.",
+    "repeated_image": "An image comes twice.",
+}
+"""Why an answer is not well-formed: what [`Answer.reason`] can be, what reports and training logs count."""
+
+
 class Item(NamedTuple):
     """One valid item of an answer: the number of the image in the prompt, from 1, and its predicted value, finite."""
 
@@ -43,7 +54,8 @@ class Answer:
     Attributes:
         well_formed: Whether there is a non-empty list in which every item is valid and no image is repeated. Its length
             does not matter.
-        problem: Why the answer is not well-formed, `None` if it is.
+        problem: Why the answer is not well-formed, in words, `None` if it is.
+        reason: The same as a key of [`REASONS`].
         items: The valid items in the order in which they are listed; of a repeated image the first one.
         num_images: Number of images in the prompt.
     """
@@ -52,6 +64,7 @@ class Answer:
     problem: str | None
     items: tuple[Item, ...]
     num_images: int
+    reason: str | None = None
 
     @property
     def readable(self) -> bool:
@@ -143,7 +156,8 @@ def parse_answer(text: str, num_images: int) -> Answer:
         raise ValueError(f"An answer is about at least one image, got num_images={num_images}.")
     span = answer_span(text)
     if span is None:
-        return Answer(False, f"no complete {ANSWER_OPEN}...{ANSWER_CLOSE}", (), num_images)
+        reason = "cut_off" if ANSWER_OPEN in text else "no_answer"
+        return Answer(False, f"no complete {ANSWER_OPEN}...{ANSWER_CLOSE}", (), num_images, reason)
     block = text[span[0] + len(ANSWER_OPEN) : span[1] - len(ANSWER_CLOSE)]
     return (_parse_block_cached if len(block) <= _MAX_CACHED else _parse_block)(block, num_images)
 
@@ -172,17 +186,19 @@ def _parse_block(block: str, num_images: int) -> Answer:
         from gor_head.vlm.text import codes_to_numbers  # brings PyTorch, which plain answers need not wait for
 
         block = codes_to_numbers(block)
-    listed, problem = _read_list(_without_fence(block.strip()))
+    listed, problem, reason = _read_list(_without_fence(block.strip()))
     items: dict[int, Item] = {}
     for place, raw in enumerate(listed, start=1):
         item = _read_item(raw, num_images)
         if isinstance(item, _Invalid):
             problem = problem or f"item {place}: wanted {item.wanted}, got {reprlib.repr(item.seen)}"
+            reason = reason or "invalid_item"
         elif item.image_id in items:
             problem = problem or f"item {place}: image_id {item.image_id} is repeated"
+            reason = reason or "repeated_image"
         else:
             items[item.image_id] = item
-    return Answer(problem is None, problem, tuple(items.values()), num_images)
+    return Answer(problem is None, problem, tuple(items.values()), num_images, reason)
 
 
 # Five rewards, the logs and the mutation read the same block: they parse it once.
@@ -196,22 +212,22 @@ def _without_fence(text: str) -> str:
     return re.sub(r"\A[A-Za-z]*", "", text[3:-3]).strip()
 
 
-def _read_list(text: str) -> tuple[list[Any], str | None]:
-    """The raw list and, if there is none or nothing in it, what is there instead."""
+def _read_list(text: str) -> tuple[list[Any], str | None, str | None]:
+    """The raw list and, if there is none or nothing in it, what is there instead, in words and as a reason."""
     try:
         read = _JSON.decode(text)
     except (ValueError, RecursionError):
         if len(text) > _MAX_LITERAL or _CODE_NUMBER.search(text):
-            return [], "the answer is not JSON"
+            return [], "the answer is not JSON", "no_list"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", category=Warning)  # of odd escapes in the text
                 read = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            return [], "the answer is neither JSON nor a Python literal"
+            return [], "the answer is neither JSON nor a Python literal", "no_list"
     if not isinstance(read, list):
-        return [], f"the answer is not a list but {type(read).__name__}"
-    return read, None if read else "the list is empty"
+        return [], f"the answer is not a list but {type(read).__name__}", "no_list"
+    return (read, None, None) if read else (read, "the list is empty", "empty_list")
 
 
 class _Invalid(NamedTuple):

@@ -26,14 +26,16 @@ class MutationSettings:
     """When a group is mutated and how much of it.
 
     Args:
-        trigger: `"stagnant"`: the group's total rewards are all equal and their mean is below `ceiling` of the
-            attainable maximum. `"low_reward"`: at least one response scores below `threshold`, and only such responses
-            are replaced.
+        trigger: `"stagnant"`: the group's advantages are all 0, as its total rewards are all equal, and their mean is
+            below `ceiling` of the attainable maximum. `"low_reward"`: at least one response scores below `threshold`,
+            and only such responses are replaced.
         probability: Chance that a triggered group is mutated, in 0..1.
         num_replaced: k, the number of lowest-reward responses replaced, at least 1.
         ceiling: Share of the attainable maximum from which a tied group counts as solved, in 0..1.
         threshold: Total reward below which `"low_reward"` triggers.
         seed: Seed of the draws.
+        aggregation: How advantages are made of several rewards, TRL's `multi_objective_aggregation`; see
+            [`learning_signal`].
     """
 
     trigger: Trigger = "stagnant"
@@ -42,6 +44,7 @@ class MutationSettings:
     ceiling: float = 0.9
     threshold: float = 0.0
     seed: int = 0
+    aggregation: str = "sum_then_normalize"
 
     def __post_init__(self) -> None:
         if self.trigger not in ("stagnant", "low_reward"):
@@ -70,9 +73,31 @@ def attainable_maximum(rewards: np.ndarray, weights: Sequence[float]) -> float:
     return float(np.asarray(weights, dtype=np.float64)[applies].sum())
 
 
-def is_stagnant(totals: np.ndarray, maximum: float, ceiling: float = 0.9) -> bool:
-    """Whether a group's total rewards `[g]` are all equal and short of `ceiling * maximum`."""
-    return bool(np.ptp(totals) <= TIE and totals.mean() < ceiling * maximum)
+def learning_signal(rewards: np.ndarray, weights: Sequence[float], aggregation: str) -> np.ndarray:
+    """What the advantages of a group are made of, `[g, f]` → `[g]`: where it is all equal, they are 0.
+
+    Args:
+        rewards: NaN where a reward function does not apply.
+        weights: `[f]`.
+        aggregation: `"sum_then_normalize"`: the total rewards. `"normalize_then_sum"` (GDPO, arXiv:2601.05242): each
+            reward less its mean over the group, over its standard deviation, and then the weighted sum, so that equal
+            totals of unlike parts do teach something.
+    """
+    if aggregation == "sum_then_normalize":
+        return total_rewards(rewards, weights)
+    parts = np.zeros_like(rewards, dtype=np.float64)
+    for number, column in enumerate(np.asarray(rewards, dtype=np.float64).T):
+        known = ~np.isnan(column)
+        if known.sum() > 1 and np.ptp(column[known]) > TIE:
+            parts[known, number] = (column[known] - column[known].mean()) / (column[known].std(ddof=1) + 1e-4)
+    return total_rewards(parts, weights)
+
+
+def is_stagnant(rewards: np.ndarray, weights: Sequence[float], settings: MutationSettings) -> bool:
+    """Whether a group `[g, f]` teaches nothing, and its mean total reward is short of the ceiling."""
+    signal = learning_signal(rewards, weights, settings.aggregation)
+    short = total_rewards(rewards, weights).mean() < settings.ceiling * attainable_maximum(rewards, weights)
+    return bool(np.ptp(signal) <= TIE and short)
 
 
 def choose_mutated(
@@ -92,7 +117,7 @@ def choose_mutated(
     none = np.empty(0, dtype=np.int64)
     totals = total_rewards(rewards, weights)
     if settings.trigger == "stagnant":
-        if not is_stagnant(totals, attainable_maximum(rewards, weights), settings.ceiling):
+        if not is_stagnant(rewards, weights, settings):
             return none
         candidates = np.arange(len(totals))
     else:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarl.answer import Item, answer_span, completion_text, is_formatted, parse_answer
+from rarl.answer import REASONS, Item, answer_span, completion_text, is_formatted, parse_answer
 from rarl.prompt import build_completion
 from rarl.task import get_task
 
@@ -380,12 +380,33 @@ FRAGMENTS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("So be it.", "no_answer"),
+        ("<think>1</think>", "no_answer"),
+        ("</answer> first, then <answer>[", "cut_off"),
+        ("<think>1</think><answer>[1, 2", "cut_off"),
+        ("<answer>about thirty</answer>", "no_list"),
+        ("<answer>{}</answer>", "no_list"),
+        ("<answer>[]</answer>", "empty_list"),
+        ("<answer>[3]</answer>", "invalid_item"),
+        (wrap('[{"image_id": 3, "value": 1}, {"image_id": 1, "value": 1}]'), "invalid_item"),
+        (wrap('[{"image_id": 1, "value": 1}, {"image_id": 1, "value": 1}]'), "repeated_image"),
+        (wrap('[{"image_id": 1, "value": 1}]'), None),
+    ],
+)
+def test_reasons(text: str, reason: str | None) -> None:
+    assert parse_answer(text, 2).reason == reason
+
+
 @settings(max_examples=400)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join), st.integers(1, 4))
 def test_fragments_never_raise(text: str, num_images: int) -> None:
     for candidate in (text, wrap(text), wrap(f"[{text}]"), one("1", text)):
         answer = parse_answer(candidate, num_images)
-        assert answer.well_formed == (answer.problem is None)
+        assert answer.well_formed == (answer.problem is None) == (answer.reason is None)
+        assert answer.reason in (None, *REASONS)
         assert is_formatted(candidate, num_images) <= answer.well_formed <= answer.readable
         ids = [item.image_id for item in answer.items]
         assert len(set(ids)) == len(ids) and all(1 <= image_id <= num_images for image_id in ids)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rarl import tiny
@@ -18,6 +19,7 @@ from rarl.mutation import (
     attainable_maximum,
     choose_mutated,
     is_stagnant,
+    learning_signal,
     reference_text,
     rewrite_ids,
     total_rewards,
@@ -66,16 +68,51 @@ def test_perfect_answer_about_equal_images_counts_as_stagnant() -> None:
     assert len(choose(rewards)) == 1
 
 
+def stagnant(totals: list[float], **settings: Any) -> bool:
+    """Of a group with one reward of weight 1.5, as totals."""
+    return is_stagnant(np.array(totals)[:, None] / 1.5, [1.5], MutationSettings(**settings))
+
+
 def test_ceiling_is_a_share_of_the_attainable_maximum() -> None:
-    assert is_stagnant(np.full(4, 1.34), 1.5)
-    assert not is_stagnant(np.full(4, 1.35), 1.5)
-    assert is_stagnant(np.full(4, 1.35), 1.5, ceiling=1.0)
-    assert not is_stagnant(np.full(4, 0.0), 1.5, ceiling=0.0)
+    assert stagnant([1.34] * 4)
+    assert not stagnant([1.35] * 4)
+    assert stagnant([1.35] * 4, ceiling=1.0)
+    assert not stagnant([0.0] * 4, ceiling=0.0)
 
 
 def test_rounding_does_not_untie_a_group() -> None:
-    assert is_stagnant(np.array([0.1 + 0.2, 0.3, 0.3 + 1e-7]), 1.0)
-    assert not is_stagnant(np.array([0.3, 0.3 + 2e-6]), 1.0)
+    assert stagnant([0.1 + 0.2, 0.3, 0.3 + 1e-7])
+    assert not stagnant([0.3, 0.3 + 2e-6])
+
+
+GDPO = MutationSettings(probability=1.0, aggregation="normalize_then_sum")
+
+
+def test_equal_totals_of_unlike_parts_are_no_dead_group_where_parts_are_normalised() -> None:
+    """1.0 * (0.5, 0, 0.5, 0) + 0.5 * (0, 1, 0, 1) is 0.5 throughout, but each part tells good from bad."""
+    rewards, given = np.array([[0.5, 0], [0, 1], [0.5, 0], [0, 1]]), [1.0, 0.5]
+    assert total_rewards(rewards, given).tolist() == [0.5] * 4
+    assert is_stagnant(rewards, given, ALWAYS) and not is_stagnant(rewards, given, GDPO)
+    assert len(choose_mutated(rewards, given, ALWAYS, 0, 0)) == 1
+    assert len(choose_mutated(rewards, given, GDPO, 0, 0)) == 0
+    rounded = np.array([[0.25 + 1e-8 * row, 0] for row in range(4)])
+    for tied in (np.full((4, 2), 0.25), np.array([[0.25, NAN]] * 4), rounded):
+        assert is_stagnant(tied, given, GDPO)
+    assert not is_stagnant(np.array([[1.0, 1.0]] * 4), given, GDPO)  # solved
+
+
+@given(
+    rewards=hnp.arrays(np.float64, (4, 3), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    given_weights=st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=3, max_size=3),
+)
+@settings(deadline=None)
+def test_no_signal_means_no_advantage(rewards: np.ndarray, given_weights: list[float]) -> None:
+    """The second derivation: what TRL's GDPO sums up for a group, written with torch."""
+    grouped = torch.tensor(rewards)
+    parts = (grouped - grouped.mean(dim=0)) / (grouped.std(dim=0) + 1e-4)
+    wanted = (parts * torch.tensor(given_weights, dtype=torch.float64)).sum(dim=1)
+    found = learning_signal(rewards, given_weights, "normalize_then_sum")
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-9)
 
 
 def test_low_reward_replaces_only_what_lies_below_the_threshold() -> None:

@@ -76,7 +76,9 @@ def predict(
     answer = parse_answer(text, len(images))
     if not answer.readable:
         shown = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
-        raise ValueError(f"The model gave no readable answer within {max_new_tokens} tokens: {shown!r}.")
+        raise ValueError(
+            f"The model gave no readable answer within {max_new_tokens} tokens, {answer.problem}: {shown!r}."
+        )
     places = {image_id: place for place, (image_id, _) in enumerate(answer.items, start=1)}
     ranks = [places.get(number) for number in range(1, len(images) + 1)]
     found = [parse_answer(end, len(images)).values()[place // 2] for place, end in enumerate(end_texts)]

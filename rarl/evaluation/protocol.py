@@ -6,6 +6,7 @@ strictly, where an unreadable answer scores the worst value there is.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,9 @@ def score(
           have no order: they are left out, and counted in `tied`;
         - `strict`: the same metrics, an unreadable answer scoring the worst (`tau` −1);
         - `failure_rate`: share of unreadable answers over all prompts; `failures`: their number;
+        - `reasons`: why answers are not well-formed, by the number of images: reason (see
+          [`REASONS`](rarl.answer.REASONS)) → number of answers; of a list with one bad item the rest is read all the
+          same, so there may be more than `failures`;
         - `num_prompts`, `tied`; `constant` (its `value` and `mae`) if asked for and there are one-image prompts.
 
     Raises:
@@ -122,7 +126,7 @@ def score(
     task = get_task(task)
     report: Report = {"task": task.name, **dict.fromkeys(metric_names(task)), "tau": {}, "failure_rate": None}
     report["strict"] = {**dict.fromkeys(metric_names(task)), "tau": {}}
-    report |= {"num_prompts": {}, "failures": {}, "tied": {}}
+    report |= {"num_prompts": {}, "failures": {}, "reasons": {}, "tied": {}}
     for num_images in sorted(completions):
         texts, truths, key = completions[num_images], values[num_images], str(num_images)
         if len(texts) != len(truths):
@@ -131,6 +135,7 @@ def score(
             if len(truth) != num_images:
                 raise ValueError(f"{num_images}-image prompts: row {row} has {len(truth)} values.")
         answers = [parse_answer(text, num_images) for text in texts]
+        report["reasons"][key] = dict(Counter(answer.reason for answer in answers if answer.reason is not None))
         report["num_prompts"][key] = len(texts)
         if num_images == 1:
             predictions = [answer.values()[0] for answer in answers]

@@ -134,6 +134,7 @@ def mutation_settings(args: Any) -> MutationSettings:
         ceiling=args.rmo_ceiling,
         threshold=args.rmo_threshold,
         seed=args.seed,
+        aggregation=args.multi_objective_aggregation,
     )
 
 

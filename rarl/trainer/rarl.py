@@ -9,8 +9,8 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import GRPOConfig
 
+from rarl.answer import REASONS, parse_answer
 from rarl.mutation import (
-    attainable_maximum,
     choose_mutated,
     is_stagnant,
     reference_text,
@@ -45,6 +45,8 @@ class RARLTrainer(SharedPrefixTrainer):
     Logged beside TRL's metrics: `rmo/stagnant_fraction` (share of tied groups short of the ceiling), `rmo/mutated`
     (responses rewritten), `rmo/skipped` (rewrites that would not fit `max_completion_length`), `rmo/reward_std_before`
     and `rmo/reward_std_after` (mean standard deviation within a group). The completions table has a `mutated` column.
+    `answers/well_formed` is the share of sampled answers that are, and `answers/no_answer` and so on why the others are
+    not, in training and evaluation; see [`REASONS`](rarl.answer.REASONS).
 
     Raises:
         ValueError: On data in which rows with and without images meet in one generation batch, on a missing column,
@@ -151,11 +153,27 @@ class RARLTrainer(SharedPrefixTrainer):
         completion_ids, logprobs = super()._generate_single_turn(
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
+        self._count_reasons(completion_ids)
         if self._rmo_active:
             completion_ids, logprobs = self._mutate(completion_ids, logprobs)
         if self.args.rmo:  # in evaluation too: the table's columns must stay in step
             self._log_completion_extra("mutated", self._mutated.tolist())
         return completion_ids, logprobs
+
+    def _count_reasons(self, completion_ids: list[list[int]]) -> None:
+        """Log how many of the answers, as they were sampled, are well-formed, and why others are not."""
+        inputs = self._mutation_inputs
+        if len(completion_ids) != len(inputs) or self.tools or "values" not in inputs[0]:
+            return  # a turn of several, or data of another kind
+        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        answers = [parse_answer(text, max(1, len(row["values"]))) for text, row in zip(texts, inputs, strict=True)]
+        reasons = [answer.reason for answer in answers]
+        counts = torch.tensor([[reasons.count(reason) for reason in REASONS] + [len(reasons)]])
+        *numbers, total = self.accelerator.gather(counts.to(self.accelerator.device)).sum(dim=0).tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["answers/well_formed"].append(1 - sum(numbers) / total)
+        for reason, number in zip(REASONS, numbers, strict=True):
+            metrics[f"answers/{reason}"].append(number / total)
 
     def _mutate(
         self, completion_ids: list[list[int]], logprobs: list[list[float]] | None
@@ -189,10 +207,7 @@ class RARLTrainer(SharedPrefixTrainer):
         mutated, skipped = self.accelerator.gather(counts).view(-1, 2).sum(dim=0).tolist()
         groups = rewards.reshape(-1, group_size, rewards.shape[1])
         totals = total_rewards(rewards, reward_weights).reshape(-1, group_size)
-        stagnant = [
-            is_stagnant(total, attainable_maximum(group, reward_weights), self.args.rmo_ceiling)
-            for total, group in zip(totals, groups, strict=True)
-        ]
+        stagnant = [is_stagnant(group, reward_weights, self._mutation_settings) for group in groups]
         metrics = self._metrics["train"]
         metrics["rmo/stagnant_fraction"].append(float(np.mean(stagnant)))
         metrics["rmo/reward_std_before"].append(float(totals.std(axis=1, ddof=1).mean()))

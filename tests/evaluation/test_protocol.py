@@ -171,6 +171,18 @@ def test_perfect_answers_score_perfectly_on_every_task() -> None:
         assert report["strict"]["tau"] == report["tau"] and report["failure_rate"] == 0
 
 
+def test_reasons_are_counted() -> None:
+    good = '<answer>[{"image_id": 1, "value": 1}]</answer>'
+    half = '<answer>[{"image_id": 1, "value": 1}, {"image_id": 7, "value": 1}]</answer>'
+    texts = {1: [good, "no", "none", "<answer>[", "<answer>?</answer>"], 2: [half, half, "no"]}
+    report = score(texts, {1: [[1.0]] * 5, 2: [[1.0, 2.0]] * 3}, "count")
+    assert report["reasons"] == {
+        "1": {"no_answer": 2, "cut_off": 1, "no_list": 1},
+        "2": {"invalid_item": 2, "no_answer": 1},
+    }
+    assert report["failures"] == {"1": 4, "2": 1}
+
+
 def test_score_refuses_rows_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="1 completions for 2 rows"):
         score({2: [GARBAGE]}, {2: [[1, 2], [2, 3]]}, "count")
