@@ -152,7 +152,7 @@ class QuantileLogits(ValueTokenLogits):
         mask = self.mask(scores)
         inside, allowed = mask(input_ids)
         masked = mask.apply(input_ids, scores)
-        begun = inside & (input_ids[:, -1] == mask.open_id)
+        begun = inside & (input_ids[:, -1:] == mask.open_id).any(dim=1)  # `generate(inputs_embeds=...)` begins without
         if self._left is None or self._written is None:
             self._left = torch.full((len(scores),), 0.5, dtype=torch.float64, device=scores.device)
             self._written = torch.full((len(scores),), -1, device=scores.device)

@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList
 from gor_head import CoDiVocabulary
 from gor_head.vlm import CodeMask, QuantileLogits, ValueTokenLogits, ValueTokens, attach, vllm_logits_processor
 from gor_head.vocabulary import EOS, FIRST_VALUE
+from rarl import tiny
 from tests.gor_head.vlm.models import text_model
 
 AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0, max_length=6)
@@ -215,3 +216,18 @@ def test_one_number_of_a_text_is_at_the_level() -> None:
         for ids, level in zip((first, second), levels, strict=True):
             assert torch.equal(processor(ids, scores.clone()), alone(level, ids))
     assert not torch.equal(alone(0.99, first), alone(0.5, first))
+
+
+@pytest.mark.parametrize("kind", [ValueTokenLogits, QuantileLogits])
+def test_a_prompt_of_embeddings_has_no_ids(kind: type[ValueTokenLogits]) -> None:
+    """What is written from the embeddings of a prompt is what is written from its ids."""
+    model, processor = tiny.load()
+    tokens = attach(model, processor, CoDiVocabulary.fit(list(range(1, 21)), initializer="manual", beta=1, exact=True))
+    ids = processor.tokenizer("<answer>", return_tensors="pt")["input_ids"]
+    greedy: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(input_ids=ids, logits_processor=LogitsProcessorList([kind(tokens)]), **greedy)
+    embeddings = model.get_input_embeddings()(ids)
+    mask = torch.ones_like(ids)
+    inputs = {"inputs_embeds": embeddings, "attention_mask": mask, **greedy}
+    found = model.generate(logits_processor=LogitsProcessorList([kind(tokens)]), **inputs)
+    assert found[0].tolist() == wanted[0, ids.shape[1] :].tolist()
