@@ -1,6 +1,7 @@
 """Tiny random models of the vision-language families that the trainers are tested on, each with a processor of its own.
 
 The chat templates are those that TRL ships for a family; where it ships none, the family's own, in short.
+`python -m tests.families` writes `docs/families.md`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,16 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast, ProcessorMixin
 
 from rarl import tiny
+from rarl.inputs import batch_inputs
+from rarl.prompt import build_prompt
+from rarl.shared_prefix import unsupported_model
+from rarl.task import get_task
+from rarl.vision_tokens import vision_token_ids
 
 WIDTH: dict[str, Any] = {
     "hidden_size": 32,
@@ -289,3 +296,50 @@ def save(name: str, folder: Path) -> Path:
     build_model(name, processor).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+HEAD = """# Families of models
+
+Vision-language models of these families go through both stages of RARL, with mutation, all parameters or LoRA, are
+saved, loaded and evaluated in `tests/test_families.py`: tiny and random, but of the real classes, with processors and
+chat templates of their own. `python -m tests.families` makes this page of them.
+
+Nothing is set by hand for a family. LoRA adapts the linear layers of what a model calls its language model, never its
+vision tower. Tokens that stand for images are those that its configuration, processor and tokenizer name; they are not
+sampled. Other families that TRL trains go TRL's way, and one line of the log says so: results are TRL's, only slower.
+
+| family | prompts shared in training and sampling | LoRA adapts | never sampled | inputs beside the ids |
+|---|---|---|---|---|
+"""
+TAIL = """
+- LLaVA-NeXT's template writes all images before the text, so that "Image 1:" and so on do not stand beside them. A line
+  of the log says so. Train with a template that keeps them in place.
+- Gemma 3: tokens of an image see each other, in both directions, also where a prompt is shared; layers with a sliding
+  window see as far as in the plain layout. TRL makes its token types of the rendered prompt, to which the tokenizer
+  adds a second token of the beginning, so that images see themselves one place off; here they are put in place.
+- LLaVA-OneVision is not trained by TRL 1.16, whose trainer does not know its input `batch_num_images`.
+"""
+
+
+def page() -> str:
+    """The page of the docs."""
+    rows = []
+    for name in FAMILIES:
+        processor = build_processor(name)
+        model = build_model(name, processor)
+        decoder = next(part for part, module in model.named_modules() if module is model.get_decoder())
+        tokens = processor.tokenizer.convert_ids_to_tokens(vision_token_ids(processor, model.config))
+        shown = [token for token in tokens if not token.startswith("<row_")]
+        shown += ["<row_1_col_1>", "..."] if len(shown) < len(tokens) else []
+        reason = unsupported_model(model.config)
+        image = Image.new("RGB", (56, 56))
+        fields = batch_inputs(processor, [{"prompt": build_prompt(get_task("count"), 1), "images": [image]}])
+        inputs = ", ".join(f"`{field}`" for field in fields if field not in ("input_ids", "attention_mask"))
+        cells = [name, reason or "both", f"`{decoder}`", " ".join(f"`{token}`" for token in shown), inputs]
+        rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return HEAD + "\n".join(rows) + "\n" + TAIL
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -327,3 +327,8 @@ def test_labels_that_stand_apart_are_told(folder: Any, family: str, caplog: pyte
     with caplog.at_level(logging.WARNING):
         prompt_lengths(get_task("count"), [[(56, 56), (56, 56)]], processor)
     assert ("moves images away from their labels" in caplog.text) == (family == "llava_next")
+
+
+def test_the_page_of_the_docs_is_up_to_date() -> None:
+    """`python -m tests.families` writes it."""
+    assert families.PAGE.read_text(encoding="utf-8") == families.page()
