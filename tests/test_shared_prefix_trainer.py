@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -123,6 +123,10 @@ def sample(monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> None:
         monkeypatch.setattr(cls, "_generate_single_turn", rollout)
 
 
+ON, FLEX = {"shared_prefix": "on"}, {"shared_prefix_attention": "flex"}
+QWEN2_WINDOWS: dict[str, Any] = {"vocab_size": 800, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+QWEN2_WINDOWS |= {"num_attention_heads": 2, "num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 8}
+QWEN2_WINDOWS |= {"max_window_layers": 0}
 Make = Callable[..., Any]
 
 
@@ -504,3 +508,25 @@ def test_off_says_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rarl.trainer")
     assert not make(shared_prefix="off")._shares_prefix
     assert not [record for record in caplog.records if record.name.startswith("rarl.trainer")]
+
+
+@pytest.mark.parametrize(("setting", "asked"), [(ON, "shared_prefix='on'"), (FLEX, "shared_prefix_attention='flex'")])
+def test_what_cannot_be_shared_is_an_error_where_it_is_asked_for(
+    make: Make, setting: dict[str, str], asked: str
+) -> None:
+    prompts = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match=rf"{asked}, but the adapter \(PROMPT_TUNING\) adds tokens to every row"):
+        make(RARLTrainer, family="qwen2", peft_config=prompts, rmo=False, **setting)
+    windows = Qwen2Config(**QWEN2_WINDOWS)
+    with pytest.raises(ValueError, match=f"{asked}, but its layers have sliding windows"):
+        make(RARLTrainer, family="qwen2", model=AutoModelForCausalLM.from_config(windows), rmo=False, beta=0, **setting)
+
+
+def test_one_line_says_why_prompts_are_not_shared(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        make(family="qwen2", peft_config=PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+        make(family="qwen2", generation_kwargs={"min_new_tokens": 2})
+    lines = [record.getMessage() for record in caplog.records if "not shared" in record.getMessage()]
+    assert len(lines) == 2 and all(line.endswith("Results are TRL's, only slower.") for line in lines)
+    assert "not shared: the adapter (PROMPT_TUNING)" in lines[0]
+    assert "not shared in generation: generation has min_new_tokens=2" in lines[1]
