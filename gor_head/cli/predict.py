@@ -29,7 +29,7 @@ def predict(
     from gor_head.tables import read_features
 
     if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval:g}.")
+        raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval}.")
     saved = load(model)
     features = read_features(data, kinds=saved.kinds)
     columns = {"prediction": saved.predict(features, decode)}

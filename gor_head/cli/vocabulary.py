@@ -77,11 +77,14 @@ def vocabulary(
 
 def summary_text(summary: dict[str, Any]) -> str:
     """Labels, settings and tokens of a vocabulary's summary, in words."""
-    tokens = ", ".join(f"{value:g}" for value in summary["after"]["values"]) or "none"
+    from gor_head.numbers import write_number
+
+    tokens = ", ".join(write_number(value) for value in summary["after"]["values"]) or "none"
     return (
         f"{summary['labels']} labels, {summary['distinct_labels']} of them distinct; resolution "
-        f"{summary['resolution']:g}, offset {summary['offset']:g}, tolerance {summary['tolerance']:g}; codes up to "
-        f"{summary['max_length']} tokens, which reach {summary['largest']:g}.\nTokens: {tokens}"
+        f"{write_number(summary['resolution'])}, offset {write_number(summary['offset'])}, tolerance "
+        f"{write_number(summary['tolerance'])}; codes up to {summary['max_length']} tokens, which reach "
+        f"{write_number(summary['largest'])}.\nTokens: {tokens}"
     )
 
 

@@ -36,6 +36,7 @@ from gor_head.estimator.isolation import own_randomness, seed_of, silence
 from gor_head.features import TableFeatures
 from gor_head.grid import as_labels
 from gor_head.model import OrdinalModel
+from gor_head.numbers import write_number
 from gor_head.training.data import Rows
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import CoDiVocabulary
@@ -216,8 +217,8 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         y = as_labels(y, "y")
         if get_tags(self).target_tags.positive_only and y.min() < 0:
             raise ValueError(
-                f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest {y.min():g}); "
-                "vocabulary={'offset': 'min'} codes the distance from the smallest."
+                f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest "
+                f"{write_number(y.min())}); vocabulary={{'offset': 'min'}} codes the distance from the smallest."
             )
         self.features_ = None if images else TableFeatures.fit(X)
         return self._columns(X), y
@@ -294,7 +295,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     def _finite(self, memory: Tensor) -> Tensor:
         if not bool(torch.isfinite(memory).all()):
-            raise ValueError(f"Training diverged to NaN: wanted a learning_rate below {self.learning_rate:g}.")
+            raise ValueError(f"Training diverged to NaN: wanted a learning_rate below {self.learning_rate}.")
         return memory
 
 

@@ -1,6 +1,7 @@
 """Tables as the encoder takes them."""
 
 import json
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -134,3 +135,18 @@ def test_other_columns_than_those_of_training_are_refused(table: Any, message: s
     with pytest.raises(ValueError) as error:
         TableFeatures.fit(MIXED).transform(table)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [object, str])
+def test_numbers_as_text_with_an_odd_one_are_said(kind: type) -> None:
+    """What pandas makes of a column of numbers with a `?` in it."""
+    table = pd.DataFrame({"power": pd.Series(["130", "?", "165.5"], dtype=kind), "x": [1, 2, 3]})
+    said = r"column 'power' is read as categories, but 2 of its 3 texts are numbers; the first other is '\?' in row 1"
+    with pytest.warns(UserWarning, match=said):
+        fitted = TableFeatures.fit(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.transform(table)
+        TableFeatures.fit(table.astype({"power": "category"}))
+        TableFeatures.fit(table.assign(power=["1", "2", "3"]))
+        TableFeatures.fit(table.assign(power=["a", "b", "?"]))
