@@ -75,3 +75,17 @@ def show_number(value: Any, digits: int = 4) -> str:
     """
     whole = 10 ** (digits - 1) <= abs(value) < 1e15
     return f"{value:.0f}" if whole else f"{value:.{digits}g}"
+
+
+def show_metric(value: Any) -> str:
+    """A metric with three decimals, or three significant digits where those would be zeros.
+
+    Example:
+
+    ```python
+    >>> from gor_head.numbers import show_metric
+    >>> [show_metric(number) for number in (0.1054, 0.0021, 3.21987e-8, 0)]
+    ['0.105', '0.0021', '3.22e-08', '0.000']
+    ```
+    """
+    return show_number(value, 3) if 0 < abs(value) < 0.01 else f"{value:.3f}"

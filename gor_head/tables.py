@@ -178,13 +178,14 @@ def _features(
     text: _Text, drop: Collection[str], kinds: Mapping[str, Kind] | None, categories: Collection[str]
 ) -> pd.DataFrame:
     advice = "" if kinds is not None else "; mend the file, drop the column, or name it as one of categories"
-    chosen = kinds
-    if chosen is None:
-        chosen = {
+    if kinds is None:
+        chosen: Mapping[str, Kind] = {
             name: "category" if name in categories or text.is_words(name) else "number"
             for name in text.columns
             if name not in drop
         }
+    else:
+        chosen = kinds
     missing = [name for name in chosen if name not in text.columns]
     if missing:
         end = hint(missing, text.columns)
