@@ -29,6 +29,18 @@ def read_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def parse_number(text: str | float) -> float:
+    """[`read_number`] for options of a command, whose defaults are numbers already.
+
+    Raises:
+        ValueError: If the text spells no number.
+    """
+    number = read_number(text) if isinstance(text, str) else text
+    if number is None:
+        raise ValueError(f"wanted a finite number in plain digits, got {text!r}.")
+    return number
+
+
 def resembles_number(text: str) -> bool:
     """Whether a text is a number, or would be without currency, percent sign, separators or digits of other scripts.
 

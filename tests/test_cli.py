@@ -202,6 +202,13 @@ def _empty_log(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", ["1_0", "０.５", "nan", "inf"])
+def test_options_take_plain_digits_only(tmp_path: Path, text: str) -> None:
+    for option in ("--min-gap", "--interval"):
+        result = call("evaluate", "--model", "tiny", "--output", tmp_path / "report.json", option, text)
+        assert result.exit_code == 2 and f"got '{text}'" in " ".join(result.stderr.replace("│", "").split())
+
+
 def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from rarl.cli import app\n"

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gor_head.numbers import parse_number
+
 Drop = Annotated[list[str], typer.Option(help="Column that is no feature; give it once for each.")]
 Category = Annotated[
     list[str], typer.Option(help="Column to read as categories whatever it holds; give it once for each.")
@@ -22,6 +24,11 @@ Settings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[Path, typer.Argument(help="Folder that `gor train` wrote.", show_default=False)]
+
+
+def number(help: str) -> Any:
+    """An option that takes a finite number in plain digits, not `1_0`, `nan` or digits of other scripts."""
+    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

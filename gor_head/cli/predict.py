@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import Model
+from gor_head.cli.options import Model, number
 
 
 @plain_errors
@@ -19,7 +19,7 @@ def predict(
     ] = None,
     interval: Annotated[
         float | None,
-        typer.Option(help="Add the columns low and high of the central interval of this probability, as 0.9."),
+        number("Add the columns low and high of the central interval of this probability, as 0.9."),
     ] = None,
 ) -> None:
     """Predict the label of every row of a CSV file."""

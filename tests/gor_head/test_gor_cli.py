@@ -126,6 +126,12 @@ def test_vocabulary_errors(ages: Path, tmp_path: Path) -> None:
     assert "line 3: wanted a finite number in column 'age', got 'old'" in fail(2, "vocabulary", ages)
 
 
+@pytest.mark.parametrize("text", ["1_0", "０.５", "nan", "inf", "1,5"])
+def test_options_take_plain_digits_only(ages: Path, text: str) -> None:
+    assert f"digits, got '{text}'" in " ".join(fail(2, "vocabulary", ages, "--tolerance", text).split())
+    assert f"digits, got '{text}'" in " ".join(fail(2, "evaluate", ages, ages, "--within", text).split())
+
+
 def test_warnings_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "spent.csv"
     path.write_text("y\n" + "0\n" * 99 + "5\n")
