@@ -84,7 +84,7 @@ class TableFeatures:
     def transform(self, X: Any) -> dict[str, Tensor]:
         """Columns `numeric` float32 `[n, F]` and `categorical` int64 `[n, C]`, whichever there are.
 
-        A category that training rows do not have becomes id 0.
+        A category that training rows do not have becomes id 0; a column of nothing else is said in a warning.
 
         Raises:
             ValueError: If columns are not of the kinds that training had, or hold what [`TableFeatures.fit`] refuses.
@@ -105,6 +105,12 @@ class TableFeatures:
             if known is not None:
                 ids = {category: i + 1 for i, category in enumerate(known)}
                 categorical.append(np.array([ids.get(value, 0) for value in column], dtype=np.int64))
+                if not categorical[-1].any():
+                    some = ", ".join(map(repr, known[:3]))
+                    warnings.warn(
+                        f"X: column {name!r}: no row has a category of training ({some}, …), but {column[0]!r}.",
+                        stacklevel=3,
+                    )
             elif mean is not None and scale is not None:
                 numeric.append(((column - mean) / scale).clip(-FARTHEST, FARTHEST))
         table: dict[str, Tensor] = {}

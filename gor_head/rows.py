@@ -49,7 +49,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    double = next((name for place, name in enumerate(header) if name.strip() and name in header[:place]), None)
+    names = [name.strip() for name in header]
+    double = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
     if double is not None:
         raise ValueError(f"{path}: the column {double!r} is there more than once.")
 

@@ -39,8 +39,8 @@ TURNS = {
 REMARK = "remark"
 """Key in `info` of a decoded image: what had to be assumed or left out, in words."""
 
-MAX_SAMPLE_VALUE = 281
-"""Number of the TIFF tag that says which pixel is white."""
+MAX_SAMPLE_VALUE, PHOTOMETRIC_INTERPRETATION = 281, 262
+"""Numbers of the TIFF tags that say which is the largest pixel, and whether it is white (1) or black (0)."""
 
 DARK = 16
 """Grey level of 256 below which an image of 16 bits has lost nearly all its range."""
@@ -91,9 +91,10 @@ def decode(data: bytes) -> Image.Image:
         if image.mode.startswith("I"):
             top, remark = _white(np.asarray(image), _stated_maximum(opened))
             remarks.append(remark)
-            image = Image.fromarray(np.rint(np.asarray(image) * (255 / top)).astype(np.uint8))
+            grey = np.rint(np.asarray(image) * (255 / top)).astype(np.uint8)
+            image = Image.fromarray(255 - grey if _white_is_zero(opened) else grey)
         elif deep and (brightest := int(np.asarray(image.convert("RGB")).max())) < DARK:
-            remarks.append(f"its brightest pixel is {brightest} of 255, so its 16 bits hold fewer")
+            remarks.append(f"its brightest pixel is {brightest} of 255: little of its 16 bits is used")
         decoded = image.convert("RGBA" if image.has_transparency_data else "RGB")
     decoded.info[REMARK] = "; ".join(filter(None, remarks))
     return decoded
@@ -112,6 +113,11 @@ def _orientation(opened: Image.Image) -> Image.Transpose | None:
         return TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # of metadata, not of the image
         return None
+
+
+def _white_is_zero(opened: Image.Image) -> bool:
+    """Whether a TIFF counts from white to black, which Pillow heeds up to 8 bits."""
+    return isinstance(opened, TiffImageFile) and opened.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _stated_maximum(opened: Image.Image) -> int | None:

@@ -184,6 +184,18 @@ def test_grey_pixels_without_a_known_range_are_refused(pixels: list[int]) -> Non
     assert np.asarray(decode(stream.getvalue()))[0, :, 0].tolist() == [0, 128]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiff_that_counts_from_white_to_black(bits: int) -> None:
+    stream = BytesIO()
+    kind = np.uint8 if bits == 8 else np.uint16
+    ramp = np.array([[0, 2**bits - 1]], kind)
+    Image.fromarray(ramp).save(stream, "TIFF")
+    data = bytearray(stream.getvalue())
+    place = data.index(struct.pack("<HHLH", 262, 3, 1, 1))
+    data[place : place + 10] = struct.pack("<HHLH", 262, 3, 1, 0)
+    assert np.asarray(decode(bytes(data)))[0, :, 0].tolist() == [255, 0]
+
+
 def test_own_maximum_of_a_portable_greymap() -> None:
     data = b"P5 2 1 4095\n" + np.array([0, 4095], ">u2").tobytes()
     image = decode(data)
@@ -203,7 +215,7 @@ def test_12_bits_in_16_of_several_channels_are_said(colour: int, channels: int) 
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, colour, 0, 0, 0))
         return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(line)) + chunk(b"IEND", b"")
 
-    assert decode(png(4095)).info["remark"] == "its brightest pixel is 15 of 255, so its 16 bits hold fewer"
+    assert decode(png(4095)).info["remark"] == "its brightest pixel is 15 of 255: little of its 16 bits is used"
     assert not decode(png(65535)).info["remark"]
 
 

@@ -85,6 +85,7 @@ def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
         ("y\n1\n", "data.csv: no column of features is left"),
         ("1,2\n3,4\n", "wanted a header of column names in line 1, got the numbers '1', '2'"),
         ("x,y,x\n3,4,5\n", "the column 'x' is there more than once"),
+        ("x,y,x \n3,4,5\n", "the column 'x' is there more than once"),
         ("x,y\n1,2\n3,nan\n", "data.csv, line 3: wanted a finite number in column 'y', got 'nan'"),
         ("x,y\n1,2\n3,\n", "line 3: wanted a finite number in column 'y', got ''"),
         ("x,y\n1,2\n\n3,inf\n", r"line 4: wanted a finite number in column 'y', got 'inf' \(1 of 2 rows\)"),
