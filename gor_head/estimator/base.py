@@ -204,7 +204,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     def _read_labelled(self, X: Any, y: Any) -> tuple[dict[str, Tensor], NDArray[Any]]:
         """Encoder inputs and labels of training rows; learns how the columns are read."""
-        refuse_text(y)
+        refuse_text(y, "y")
         images = self._encoder_kind != "ffn"
         if images:
             X = read_pixels(X)
@@ -213,6 +213,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
             validate_data(self, X, skip_check_array=True)
             check_consistent_length(X, y)
         else:
+            refuse_text(X, "X")
             X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64)
         y = as_labels(y, "y")
         if get_tags(self).target_tags.positive_only and y.min() < 0:
@@ -230,6 +231,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         if self.features_ is None or is_mixed(X):
             validate_data(self, X, reset=False, skip_check_array=True)
         else:
+            refuse_text(X, "X")
             X = validate_data(self, X, reset=False, dtype=np.float64)
         return self._columns(X)
 
