@@ -64,7 +64,7 @@ class FolderSource(ImageSource):
             where = f"{csv} line {line}, file {listed_file!r}"
             value = _number(text, task, where)
             file = _existing(listed_file, names, where)
-            key = file if is_url(file) else os.path.realpath(self.folder / file)
+            key = file if is_url(file) else os.path.abspath(self.folder / file)
             if key in seen:
                 first = seen[key]
                 raise ValueError(

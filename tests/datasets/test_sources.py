@@ -456,6 +456,17 @@ def test_bad_values_name_line_file_value_and_want(tmp_path: Path, value: str, me
         FolderSource(tmp_path, table, "count")
 
 
+def test_absolute_and_relative_are_one_file_but_links_are_two(tmp_path: Path) -> None:
+    """Stores by content link many names to one file: `without_copies` counts those."""
+    picture(30, 30).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    rows = [("a.png", "1"), ("b.png", "1")]
+    assert len(FolderSource(tmp_path, write_csv(tmp_path / "t.csv", rows), "count")) == 2
+    rows.append((str(tmp_path / "b.png"), "2"))
+    with pytest.raises(ValueError, match=r"line 4, .*: listed in line 3 already, as 'b\.png' with value 1 \(here 2\)"):
+        FolderSource(tmp_path, write_csv(tmp_path / "t.csv", rows), "count")
+
+
 @pytest.mark.parametrize(("on_disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
 def test_accents_may_be_composed_or_not(tmp_path: Path, on_disk: str, listed: str) -> None:
     """macOS unpacks to decomposed names, which look the same as those in the CSV."""
