@@ -174,5 +174,7 @@ def bounded_size(height: int, width: int, min_pixels: int, max_pixels: int) -> t
 
 
 def bound(image: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
-    """`image` over white where it is transparent, resized to [`bounded_size`], in RGB."""
-    return fetch_image({"image": image, "min_pixels": min_pixels, "max_pixels": max_pixels})
+    """`image` over white where it is transparent, resized to [`bounded_size`], in RGB; its remark stays with it."""
+    bounded = fetch_image({"image": image, "min_pixels": min_pixels, "max_pixels": max_pixels})
+    bounded.info[REMARK] = image.info.get(REMARK, "")
+    return bounded
