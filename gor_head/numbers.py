@@ -42,7 +42,8 @@ def parse_number(text: str | float) -> float:
 
 
 def resembles_number(text: str) -> bool:
-    """Whether a text is a number, or would be without currency, percent sign, separators or digits of other scripts.
+    """Whether a text is a number, or would be without currency, percent sign, separators or characters of
+    other scripts.
 
     Example:
 
@@ -54,7 +55,7 @@ def resembles_number(text: str) -> bool:
     """
     if read_number(text) is not None:
         return True
-    plain = _DECORATION.sub("", unicodedata.normalize("NFKC", text))
+    plain = _DECORATION.sub("", unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-"))
     plain = "".join(str(unicodedata.decimal(mark, mark)) for mark in plain if unicodedata.category(mark) != "Sc")
     return read_number(plain) is not None
 

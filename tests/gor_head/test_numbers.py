@@ -26,7 +26,7 @@ def test_what_is_a_number(text: str, number: float) -> None:
     assert read_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["12", "1,234.5", "$ 5", "5 €", "12 %", "1 000", "1'000", "2_5", "１２", "٣"])
+@pytest.mark.parametrize("text", ["12", "1,234.5", "$ 5", "5 €", "12 %", "1 000", "1'000", "2_5", "−5", "１２", "٣"])
 def test_what_a_person_would_take_for_a_number(text: str) -> None:
     assert resembles_number(text)
 
