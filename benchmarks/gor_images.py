@@ -7,11 +7,11 @@ The CSV names each image in its column `file`, relative to the CSV. Reported are
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -22,6 +22,9 @@ from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
 from gor_head.methods import METHODS
 from gor_head.metrics import cumulative_score, mae, srcc
+from gor_head.rows import hint, listed, read_rows
+from gor_head.tables import read_labels
+from rarl.datasets.images import REMARK, UNREADABLE, decode, read_bytes
 
 CHOSEN = ("gor", "l1", "cross_entropy_mean", "cross_entropy_median", "quantile")
 TOLERANCE = 5
@@ -31,22 +34,26 @@ def read_images(path: Path, target: str, size: int) -> tuple[NDArray[np.float32]
     """Images `[n, 3, size, size]`, standardised per channel, and labels `[n]`.
 
     Raises:
-        ValueError: If the CSV lacks a column, or an image cannot be read.
+        ValueError: If the CSV lacks a column, a label is no number, or an image cannot be read.
     """
-    table = pd.read_csv(path)
-    missing = [name for name in ("file", target) if name not in table]
-    if missing:
-        raise ValueError(f"{path}: wanted a column {missing[0]!r}, got {', '.join(table.columns)}.")
+    labels = read_labels(path, target)
+    rows = read_rows(path)
+    _, header = next(rows)
+    if "file" not in header:
+        raise ValueError(f"{path}: wanted the column 'file', got {listed(header)}{hint(['file'], header)}.")
     images = []
-    for name in table["file"]:
+    for line, row in rows:
+        name = row[header.index("file")]
         try:
-            with Image.open(path.parent / str(name)) as image:
-                images.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)))
-        except OSError as error:
-            raise ValueError(f"{path}: {name}: no readable image ({error}).") from None
+            image = decode(read_bytes(str(path.parent / name)))
+        except UNREADABLE as error:
+            raise ValueError(f"{path}, line {line}: {name}: no readable image ({error}).") from None
+        if image.info[REMARK]:
+            warnings.warn(f"{path}, line {line}: {name}: {image.info[REMARK]}", stacklevel=2)
+        images.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)))
     pixels = np.stack(images).astype(np.float32).transpose(0, 3, 1, 2) / 255
     spread = pixels.std(axis=(0, 2, 3), keepdims=True)
-    return (pixels - pixels.mean(axis=(0, 2, 3), keepdims=True)) / spread, table[target].to_numpy(dtype=np.float64)
+    return (pixels - pixels.mean(axis=(0, 2, 3), keepdims=True)) / spread, labels
 
 
 def measure(path: Path, target: str, size: int, seeds: int, settings: dict[str, Any]) -> dict[str, Any]:

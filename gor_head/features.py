@@ -1,6 +1,7 @@
 """Table columns → what the encoder takes: standardised numbers and category ids, fitted on training rows only."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from gor_head.numbers import read_number, write_number
 
 FARTHEST = 1e4
 """Deviations from the mean to which numbers are cut: of n training rows none is farther than √n, and what a network
@@ -57,8 +60,10 @@ class TableFeatures:
         mean: list[float | None] = []
         scale: list[float | None] = []
         categories: list[list[str] | None] = []
-        for name, column in zip(names, columns, strict=True):
+        for place, (name, column) in enumerate(zip(names, columns, strict=True)):
             if column.dtype.kind == "O":
+                if not isinstance(X.dtypes.iloc[place], pd.CategoricalDtype):
+                    _warn_of_numbers(name, column)
                 mean.append(None)
                 scale.append(None)
                 categories.append(sorted(set(column)))
@@ -68,7 +73,8 @@ class TableFeatures:
                     deviation = float(column.std())
                 if not np.isfinite(deviation):
                     raise ValueError(
-                        f"X: column {name!r}: wanted numbers whose squares can be added, got {np.abs(column).max():g}."
+                        f"X: column {name!r}: wanted numbers whose squares can be added, got "
+                        f"{write_number(np.abs(column).max())}."
                     )
                 # Sums of equal numbers may differ by rounding; that is no scale to divide by.
                 scale.append(deviation if deviation > 1e-12 * float(np.abs(column).max()) else 1.0)
@@ -78,7 +84,7 @@ class TableFeatures:
     def transform(self, X: Any) -> dict[str, Tensor]:
         """Columns `numeric` float32 `[n, F]` and `categorical` int64 `[n, C]`, whichever there are.
 
-        A category that training rows do not have becomes id 0.
+        A category that training rows do not have becomes id 0; a column of nothing else is said in a warning.
 
         Raises:
             ValueError: If columns are not of the kinds that training had, or hold what [`TableFeatures.fit`] refuses.
@@ -99,6 +105,12 @@ class TableFeatures:
             if known is not None:
                 ids = {category: i + 1 for i, category in enumerate(known)}
                 categorical.append(np.array([ids.get(value, 0) for value in column], dtype=np.int64))
+                if not categorical[-1].any():
+                    some = ", ".join(map(repr, known[:3]))
+                    warnings.warn(
+                        f"X: column {name!r}: no row has a category of training ({some}, …), but {column[0]!r}.",
+                        stacklevel=3,
+                    )
             elif mean is not None and scale is not None:
                 numeric.append(((column - mean) / scale).clip(-FARTHEST, FARTHEST))
         table: dict[str, Tensor] = {}
@@ -127,6 +139,18 @@ def _is_numeric(mean: Any, scale: Any, categories: Any) -> bool:
 def _is_categorical(mean: Any, scale: Any, categories: Any) -> bool:
     texts = isinstance(categories, list) and all(isinstance(category, str) for category in categories)
     return mean is None and scale is None and texts
+
+
+def _warn_of_numbers(name: str, column: NDArray[Any]) -> None:
+    """Say that a column of text is one of numbers but for a few fields, such as a `?` for a missing one."""
+    numbers = np.array([read_number(text) is not None for text in column])
+    if numbers.any() and not numbers.all():
+        odd = int(np.argmin(numbers))
+        warnings.warn(
+            f"X: column {name!r} is read as categories, but {int(numbers.sum())} of its {len(numbers)} texts are "
+            f"numbers; the first other is {column[odd]!r} in row {odd}. Give numbers, or pandas' type category.",
+            stacklevel=4,
+        )
 
 
 def _is_category(dtype: Any) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gor_head.numbers import write_number
+
 MAX_UNITS = 2**53
 """Largest number of units of a label: up to here every whole number is a float64."""
 
@@ -103,8 +105,8 @@ class Grid:
             scaled = np.rint(numbers * steps if steps else numbers / self.resolution)
         if scaled.size and not np.abs(scaled).max() <= MAX_UNITS:
             raise ValueError(
-                f"{what}: the largest, {np.abs(numbers).max():g}, has more than 2**53 units of resolution "
-                f"{self.resolution:g}; give a coarser `resolution`."
+                f"{what}: the largest, {write_number(np.abs(numbers).max())}, has more than 2**53 units of resolution "
+                f"{write_number(self.resolution)}; give a coarser `resolution`."
             )
         return scaled.astype(np.int64) - self.offset
 
@@ -150,7 +152,7 @@ def choose_resolution(values: NDArray[np.float64], dtype: np.dtype[Any]) -> floa
         return abs(low)
     resolution = (high - low) / FALLBACK_STEPS if math.isfinite(high - low) else high / FALLBACK_STEPS
     warnings.warn(
-        f"No power of ten holds all labels exactly: they are rounded to 1e-4 of their range, {resolution:g}. "
+        f"No power of ten holds all labels exactly: they are rounded to 1e-4 of their range, {resolution}. "
         "Give `resolution` for another grid.",
         stacklevel=3,
     )

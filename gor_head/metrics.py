@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gor_head.grid import as_labels
+from gor_head.numbers import write_number
 
 Ties = Literal["half", "legacy"]
 Numbers = NDArray[np.float64]
@@ -149,8 +150,8 @@ def mae_by_range(truth: Any, prediction: Any, edges: Sequence[float]) -> list[Ra
     outside = int(((truth < bounds[0]) | (truth > bounds[-1])).sum())
     if outside:
         raise ValueError(
-            f"truth: wanted labels from {bounds[0]:g} to {bounds[-1]:g}, the outer edges, got {outside} outside "
-            f"(from {truth.min():g} to {truth.max():g})."
+            f"truth: wanted labels from {write_number(bounds[0])} to {write_number(bounds[-1])}, the outer edges, got "
+            f"{outside} outside (from {write_number(truth.min())} to {write_number(truth.max())})."
         )
     number = np.maximum(np.digitize(truth, bounds, right=True) - 1, 0)
     rows = []

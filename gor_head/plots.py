@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gor_head.grid import as_labels
+from gor_head.numbers import write_number
 from gor_head.vocabulary import CoDiVocabulary
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
         axis.plot([end, end], intervals[row], color="tab:red", linewidth=3, label="5 % to 95 %")
         if truth is not None:
             axis.axhline(truth[row], color="0.3", linestyle="--", linewidth=1, label="label")
-        axis.set_xticks(range(end + 1), ["start", *(f"+{token:g}" for token in tokens), ""])
-        axis.set_title(f"{' + '.join(f'{value:g}' for value in added) or '0'} = {sums[-1]:g}", fontsize=9)
+        axis.set_xticks(range(end + 1), ["start", *(f"+{write_number(token)}" for token in tokens), ""])
+        summed = " + ".join(map(write_number, added)) or "0"
+        axis.set_title(f"{summed} = {write_number(sums[-1])}", fontsize=9)
     for axis in panels[len(steps) :]:
         axis.set_visible(False)
     figure.axes[0].legend(fontsize=8)

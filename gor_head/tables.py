@@ -1,8 +1,6 @@
 """CSV files as features and labels; what is wrong with a file is said with its name, line and value."""
 
-import csv
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gor_head.numbers import read_number, resembles_number
+from gor_head.rows import hint, listed, read_rows
+
 Kind = Literal["number", "category"]
 """What a column of features holds: a number, or text that stands for a category."""
+
+BOOLEANS = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
+"""A column of nothing else is one of numbers."""
+
+NO_VALUE = ("", "?", "-", ".", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "inf", "-inf")
+"""How files spell, in any case, that there is no number or word; a column of nothing else is refused."""
 
 
 @dataclass(frozen=True)
@@ -41,40 +48,49 @@ class Table:
 
 
 def read_table(
-    path: str | Path, target: str | Sequence[str], drop: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
+    path: str | Path,
+    target: str | Sequence[str],
+    drop: Sequence[str] = (),
+    kinds: Mapping[str, Kind] | None = None,
+    categories: Collection[str] = (),
 ) -> Table:
     """Read features and labels of a CSV file with a header; blank lines are skipped.
 
-    A column is one of categories if any of its fields is not a number; an empty field is then a category, too. In a
-    column of numbers no field may be missing.
+    A column is one of numbers if all its fields are numbers, or all True or False; it is one of categories if none of
+    them resembles a number, and an empty field is then a category, too. Anything between, such as one `?` among
+    numbers or thousands set off by commas, is an error, unless the column is named among the categories.
 
     Args:
         path: The file.
         target: Name of the label's column, or several names of which the file has one.
         drop: Columns that are no features, such as a customer's number; those that the file has are left out.
-        kinds: Columns of features to read, and how, see [`Table.kinds`]; by default all, text as categories.
+        kinds: Columns of features to read, and how, see [`Table.kinds`]; by default all.
+        categories: Columns to read as categories whatever they hold, if `kinds` is not given.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is empty or no table, lacks a column or the name of one, or a label or a number is
-            missing or not finite.
+        ValueError: If the file is empty or no table, lacks a column or the name of one, a label or a number is
+            missing or not finite, or a column holds numbers beside other text.
     """
-    path = Path(path)
-    frame = _read(path, kinds)
+    text = _read(Path(path))
     names = [target] if isinstance(target, str) else list(target)
-    found = [name for name in names if name in frame.columns]
+    found = [name for name in names if name in text.columns]
     if len(found) != 1:
-        wanted = f"the column {names[0]!r}" if len(names) == 1 else f"one of the columns {_listed(names)}"
-        hint = "" if found else _hint(names, frame.columns)
-        raise ValueError(f"{path}: wanted {wanted} as label, got {_listed(found or frame.columns)}{hint}.")
-    labels = _numbers(frame[found[0]], path, found[0])
-    features = _features(frame.drop(columns=found), path, drop, kinds)
-    return Table(path.stem, features, labels, found[0])
+        wanted = f"the column {names[0]!r}" if len(names) == 1 else f"one of the columns {listed(names)}"
+        end = "" if found else hint(names, text.columns)
+        raise ValueError(f"{path}: wanted {wanted} as label, got {listed(found or text.columns)}{end}.")
+    labels = text.numbers(found[0])
+    return Table(text.path.stem, _features(text, {*drop, found[0]}, kinds, categories), labels, found[0])
 
 
-def read_features(path: str | Path, drop: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None) -> pd.DataFrame:
+def read_features(
+    path: str | Path,
+    drop: Sequence[str] = (),
+    kinds: Mapping[str, Kind] | None = None,
+    categories: Collection[str] = (),
+) -> pd.DataFrame:
     """Read the features of a CSV file, `[n, d]`, as [`read_table`] does; no label is needed."""
-    return _features(_read(Path(path), kinds), Path(path), drop, kinds)
+    return _features(_read(Path(path)), set(drop), kinds, categories)
 
 
 def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float64]:
@@ -84,125 +100,14 @@ def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float
         FileNotFoundError: If there is no such file.
         ValueError: As [`read_table`], or if no column is named and the file has several.
     """
-    path = Path(path)
-    frame = _read(path, None)
-    if column is None and len(frame.columns) > 1:
-        raise ValueError(f"{path}: name the column of the labels, it has {_listed(frame.columns)}.")
-    name = frame.columns[0] if column is None else column
-    if name not in frame.columns:
-        hint = _hint([name], frame.columns)
-        raise ValueError(f"{path}: wanted the column {name!r}, got {_listed(frame.columns)}{hint}.")
-    return _numbers(frame[name], path, name)
-
-
-def _read(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
-    header = _header(path)
-    text = {name: str for name, kind in (kinds or {}).items() if kind == "category" and name in header}
-    settings: dict[str, Any] = {
-        "index_col": False,
-        "encoding": "utf-8-sig",
-        "low_memory": False,
-        "float_precision": "round_trip",  # labels sit on a grid: no last digit may be off
-        "compression": None,
-    }
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, dtype=text, **settings)
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        _check_widths(path, header)
-        raise ValueError(f"{path}: not a table ({error}).") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start}).") from None
-    if frame.iloc[:, -1].isna().any():  # also how a row that is too short looks
-        _check_widths(path, header)
-    if not len(frame):
-        raise ValueError(f"{path}: wanted rows below the header, got none.")
-    # "NA" and the like mean a missing number, but among words they are words.
-    words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].isna().any()]
-    if words:
-        frame[words] = pd.read_csv(path, usecols=words, dtype=str, na_filter=False, **settings)[words]
-    return frame
-
-
-def _header(path: Path) -> list[str]:
-    header = next((row for _, row in _rows(path)), None)
-    if header is None:
-        raise ValueError(f"{path}: the file is empty; a header and rows are wanted.")
-    if all(_is_number(name) for name in header):
-        raise ValueError(f"{path}: wanted a header of column names in line 1, got the numbers {_listed(header)}.")
-    unnamed = next((place for place, name in enumerate(header, 1) if not name.strip()), None)
-    if unnamed is not None:
-        raise ValueError(
-            f"{path}: wanted a name for every column, got none for column {unnamed} of {len(header)}; "
-            "pandas writes an index so, unless told index=False."
-        )
-    double = next((name for place, name in enumerate(header) if name in header[:place]), None)
-    if double is not None:
-        raise ValueError(f"{path}: the column {double!r} is there more than once.")
-    return header
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line and fields of every row that is not blank, the header first."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        last = ""
-
-        def lines() -> Iterator[str]:
-            nonlocal last
-            for last in file:  # noqa: UP028
-                yield last
-
-        reader = csv.reader(lines())
-        try:
-            for row in reader:
-                # By its line, not its fields: `""` is a row with an empty field, a line of spaces is none.
-                if last.strip(" \t\r\n"):
-                    yield reader.line_num, row
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not text in UTF-8 ({error.reason}).") from None
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: not a table ({error}).") from None
-
-
-def _check_widths(path: Path, header: Sequence[str]) -> None:
-    for line, row in _rows(path):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {line}: wanted {len(header)} fields as in the header, got {len(row)}{_hint((), header)}."
-            )
-
-
-def _features(frame: pd.DataFrame, path: Path, drop: Sequence[str], kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
-    if kinds is None:
-        features = frame.drop(columns=[name for name in drop if name in frame.columns])
-        kinds = {name: "number" if pd.api.types.is_numeric_dtype(features[name]) else "category" for name in features}
-    missing = [name for name in kinds if name not in frame.columns]
-    if missing:
-        hint = _hint(missing, frame.columns)
-        raise ValueError(f"{path}: wanted the columns {_listed(missing)}, got {_listed(frame.columns)}{hint}.")
-    if not kinds:
-        raise ValueError(f"{path}: no column of features is left.")
-    columns = {
-        name: _numbers(frame[name], path, name) if kind == "number" else frame[name].astype("category")
-        for name, kind in kinds.items()
-    }
-    return pd.DataFrame(columns)
-
-
-def _numbers(column: pd.Series, path: Path, name: str) -> NDArray[np.float64]:
-    """A column as float64; if it is not all finite numbers, an error."""
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        row = int(wrong.argmax())
-        line, fields = next(found for place, found in enumerate(_rows(path)) if place == row + 1)
-        value = fields[list(column_names(path)).index(name)]
-        raise ValueError(
-            f"{path}, line {line}: wanted a finite number in column {name!r}, got {value!r} "
-            f"({int(wrong.sum())} of {len(wrong)} rows)."
-        )
-    return values
+    text = _read(Path(path))
+    if column is None and len(text.columns) > 1:
+        raise ValueError(f"{path}: name the column of the labels, it has {listed(text.columns)}.")
+    name = next(iter(text.columns)) if column is None else column
+    if name not in text.columns:
+        end = hint([name], text.columns)
+        raise ValueError(f"{path}: wanted the column {name!r}, got {listed(text.columns)}{end}.")
+    return text.numbers(name)
 
 
 def column_names(path: str | Path) -> list[str]:
@@ -212,28 +117,85 @@ def column_names(path: str | Path) -> list[str]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is empty, or its header is one of numbers, lacks a name or has one twice.
     """
-    return _header(Path(path))
+    _, header = next(read_rows(Path(path)))
+    _check_names(Path(path), header)
+    return header
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+@dataclass(frozen=True)
+class _Text:
+    """A table before its fields are read: `[n]` texts a column, and the line of each row."""
+
+    path: Path
+    lines: Sequence[int]
+    columns: Mapping[str, Sequence[str]]
+
+    def numbers(self, name: str, booleans: bool = False, advice: str = "") -> NDArray[np.float64]:
+        """A column as float64; if it is not all finite numbers (or, if allowed, all booleans), an error that ends in
+        `advice`."""
+        fields = self.columns[name]
+        if booleans and all(field in BOOLEANS for field in fields):
+            return np.array([BOOLEANS[field] for field in fields])
+        values = [read_number(field) for field in fields]
+        wrong = [row for row, value in enumerate(values) if value is None]
+        if wrong:
+            raise ValueError(
+                f"{self.path}, line {self.lines[wrong[0]]}: wanted a finite number in column {name!r}, got "
+                f"{fields[wrong[0]]!r} ({len(wrong)} of {len(fields)} rows){advice}."
+            )
+        return np.array(values, dtype=np.float64)
+
+    def is_words(self, name: str) -> bool:
+        """Whether a column holds text of which nothing resembles a number."""
+        distinct = set(self.columns[name])
+        named = any(field.strip().lower() not in NO_VALUE for field in distinct)
+        return named and not distinct <= set(BOOLEANS) and not any(map(resembles_number, distinct))
 
 
-def _hint(wanted: Iterable[str], columns: Iterable[str]) -> str:
-    """What may be wrong with a header that lacks a column, as the end of a message."""
-    columns = [str(name) for name in columns]
-    separator = next((mark for mark in ";\t|" if mark in columns[0]), None) if len(columns) == 1 else None
-    if separator:
-        return f"; are its fields parted by {separator!r}? Commas are wanted"
-    stripped = {str(name).strip() for name in wanted}
-    blank = next((name for name in columns if name != name.strip() and name.strip() in stripped), None)
-    return f"; mind the blank in {blank!r}" if blank else ""
+def _read(path: Path) -> _Text:
+    rows = read_rows(path)
+    _, header = next(rows)
+    _check_names(path, header)
+    found = list(rows)
+    if not found:
+        raise ValueError(f"{path}: wanted rows below the header, got none.")
+    fields = zip(*(row for _, row in found), strict=True)
+    return _Text(path, [line for line, _ in found], dict(zip(header, fields, strict=True)))
 
 
-def _listed(names: Any, most: int = 10) -> str:
-    names = [repr(str(name)) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _check_names(path: Path, header: Sequence[str]) -> None:
+    if all(read_number(name) is not None for name in header):
+        raise ValueError(f"{path}: wanted a header of column names in line 1, got the numbers {listed(header)}.")
+    unnamed = next((place for place, name in enumerate(header, 1) if not name.strip()), None)
+    if unnamed is not None:
+        raise ValueError(
+            f"{path}: wanted a name for every column, got none for column {unnamed} of {len(header)}; "
+            "pandas writes an index so, unless told index=False."
+        )
+
+
+def _features(
+    text: _Text, drop: Collection[str], kinds: Mapping[str, Kind] | None, categories: Collection[str]
+) -> pd.DataFrame:
+    advice = "" if kinds is not None else "; mend the file, drop the column, or name it as one of categories"
+    if kinds is None:
+        chosen: Mapping[str, Kind] = {
+            name: "category" if name in categories or text.is_words(name) else "number"
+            for name in text.columns
+            if name not in drop
+        }
+    else:
+        chosen = kinds
+    missing = [name for name in chosen if name not in text.columns]
+    if missing:
+        end = hint(missing, text.columns)
+        raise ValueError(f"{text.path}: wanted the columns {listed(missing)}, got {listed(text.columns)}{end}.")
+    if not chosen:
+        raise ValueError(f"{text.path}: no column of features is left.")
+    columns: dict[str, Any] = {
+        name: text.numbers(name, booleans=True, advice=advice)
+        if kind == "number"
+        else pd.Series(text.columns[name], dtype=str).astype("category")
+        for name, kind in chosen.items()
+    }
+    return pd.DataFrame(columns)

@@ -27,6 +27,7 @@ from gor_head.construction import (
     token_usage,
 )
 from gor_head.grid import MAX_UNITS, Grid, as_labels, choose_resolution, distinct_values
+from gor_head.numbers import write_number
 
 if TYPE_CHECKING:
     from gor_head.intervals import Intervals, Prefixes
@@ -186,8 +187,8 @@ class CoDiVocabulary:
         negative = int(counts[values < 0].sum())
         if negative and offset is None:
             raise ValueError(
-                f"labels: wanted numbers from 0 on, got {negative} negative of {array.size} (smallest {values[0]:g}); "
-                "offset='min' codes the distance from the smallest."
+                f"labels: wanted numbers from 0 on, got {negative} negative of {array.size} (smallest "
+                f"{write_number(values[0])}); offset='min' codes the distance from the smallest."
             )
         tolerance = 0.0 if exact else tolerance
         grid = Grid(resolution or choose_resolution(values, array.dtype))
@@ -201,8 +202,8 @@ class CoDiVocabulary:
             moved = int(counts[np.abs(grid.values(units) - values) > room].sum())
             if moved:
                 warnings.warn(
-                    f"resolution {resolution:g} moves {moved} of {array.size} labels by more than the tolerance "
-                    f"{tolerance:g}; give a finer one.",
+                    f"resolution {write_number(resolution)} moves {moved} of {array.size} labels by more than the "
+                    f"tolerance {tolerance}; give a finer one.",
                     stacklevel=2,
                 )
         units, counts = _merge(units - start, counts)
@@ -245,7 +246,8 @@ class CoDiVocabulary:
             uncovered = int(counts[codes.residual > slack].sum())
             if uncovered:
                 warnings.warn(
-                    f"strict_paper: {uncovered} of {array.size} labels miss the tolerance {tolerance:g}.", stacklevel=2
+                    f"strict_paper: {uncovered} of {array.size} labels miss the tolerance {tolerance}.",
+                    stacklevel=2,
                 )
             max_length = max(max_length, int(codes.length.max(initial=0)))
         else:
@@ -275,8 +277,9 @@ class CoDiVocabulary:
 
     def __repr__(self) -> str:
         return (
-            f"CoDiVocabulary({len(self.tokens)} value tokens, resolution={self.grid.resolution:g}, "
-            f"offset={self.offset:g}, tolerance={self.tolerance:g}, max_length={self.max_length})"
+            f"CoDiVocabulary({len(self.tokens)} value tokens, resolution={write_number(self.grid.resolution)}, "
+            f"offset={write_number(self.offset)}, tolerance={write_number(self.tolerance)}, "
+            f"max_length={self.max_length})"
         )
 
     @property
@@ -541,8 +544,8 @@ class CoDiVocabulary:
         outside = int(beyond.sum())
         if outside and not self.clipped:
             warnings.warn(
-                f"{outside} of {array.size} labels lie outside {self.offset:g} to {self.largest:g} and are clipped "
-                "(said once per vocabulary; counted in `clipped`).",
+                f"{outside} of {array.size} labels lie outside {write_number(self.offset)} to "
+                f"{write_number(self.largest)} and are clipped (said once per vocabulary; counted in `clipped`).",
                 stacklevel=3,
             )
         self.clipped += outside

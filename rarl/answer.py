@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from gor_head.numbers import read_number
+
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 CODE_OPEN = "<gor>"  # begins a number that is written in value tokens
@@ -23,7 +25,6 @@ END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</
 
 # `float` for integers too: it reads any number of digits in linear time, while `int` refuses more than 4300.
 _JSON = json.JSONDecoder(parse_int=float)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CODE_NUMBER = re.compile(r"[0-9]_[0-9]|\b0[xXoObB]")  # numbers in source code only, such as 1_000 and 0x1F
 _MAX_LITERAL = 100_000  # characters; a syntax tree takes hundreds of bytes for each
 _MAX_CACHED = 2048  # characters of an answer block; an item takes about 30
@@ -251,10 +252,8 @@ def _read_item(raw: Any, num_images: int) -> Item | _Invalid:
 def _read_number(raw: Any) -> float | None:
     """A finite number from a number or its decimal spelling, else `None`."""
     if isinstance(raw, str):
-        raw = raw.strip()
-        if not _NUMBER.fullmatch(raw):
-            return None
-    elif isinstance(raw, bool) or not isinstance(raw, int | float):
+        return read_number(raw)
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
         return None
     try:
         number = float(raw)

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
+from gor_head.numbers import show_metric
 from gor_head.vlm.checkpoint import public_name
 from rarl.evaluation import Report
 from rarl.task import OrdinalTask, get_task
@@ -102,7 +103,11 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         f"Trained by {STAGES[stage]}, after *Ranking-Aware Reinforcement Learning for Ordinal Ranking* (RARL).",
     ]
     if report and rows:
-        lines = ["| metric | value |", "|---|---|", *(f"| {label} | {value:.3f} |" for _, label, value in rows)]
+        lines = [
+            "| metric | value |",
+            "|---|---|",
+            *(f"| {label} | {show_metric(value)} |" for _, label, value in rows),
+        ]
         text += ["## Results", "\n".join(lines)]
         text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
     use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"

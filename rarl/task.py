@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gor_head.numbers import write_number
+
 if TYPE_CHECKING:
     from gor_head.vocabulary import CoDiVocabulary
 
@@ -34,8 +36,8 @@ class OrdinalTask:
             digits. See [`OrdinalTask.with_vocabulary`].
 
     Raises:
-        ValueError: If the range is empty, not finite, or the tolerance is not positive; or if the vocabulary has
-            another resolution, an offset, or no codes up to the maximum.
+        ValueError: If the range is empty, not finite, or of whole numbers that floats cannot hold, or the tolerance
+            is not positive; or if the vocabulary has another resolution, an offset, or no codes up to the maximum.
 
     Example:
 
@@ -63,6 +65,11 @@ class OrdinalTask:
             raise ValueError(
                 f"Task {self.name!r}: the range must be finite with minimum < maximum, "
                 f"got minimum={self.minimum}, maximum={self.maximum}."
+            )
+        if self.integer and max(-self.minimum, self.maximum) >= 2**53:
+            raise ValueError(
+                f"Task {self.name!r}: whole numbers are exact below 2**53, got minimum={self.minimum}, "
+                f"maximum={self.maximum}."
             )
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise ValueError(f"Task {self.name!r}: tolerance must be a positive number, got {self.tolerance}.")
@@ -93,34 +100,36 @@ class OrdinalTask:
         if self.integer != float(resolution).is_integer():
             wanted = "whole numbers" if self.integer else "fractions"
             raise ValueError(
-                f"Task {self.name!r}: values are {wanted}, but the vocabulary has a resolution of {resolution:g}."
+                f"Task {self.name!r}: values are {wanted}, but the vocabulary has a resolution of "
+                f"{write_number(resolution)}."
             )
         if codes.offset or self.minimum < 0:
             raise ValueError(
                 f"Task {self.name!r}: value tokens are sums from 0; wanted a minimum of 0 or more and no offset, got "
-                f"minimum={self.minimum:g}, offset={codes.offset:g}."
+                f"minimum={write_number(self.minimum)}, offset={write_number(codes.offset)}."
             )
         if codes.largest < self.maximum:
             raise ValueError(
-                f"Task {self.name!r}: the vocabulary has codes up to {codes.largest:g}, wanted {self.maximum:g}."
+                f"Task {self.name!r}: the vocabulary has codes up to {write_number(codes.largest)}, wanted "
+                f"{write_number(self.maximum)}."
             )
 
     @property
     def value_range(self) -> str:
         """`[Value_Range]` of the prompt, e.g. `"integer from 0 to 116"`."""
         kind = "integer" if self.integer else "number"
-        return f"{kind} from {self.minimum:g} to {self.maximum:g}"
+        return f"{kind} from {write_number(self.minimum)} to {write_number(self.maximum)}"
 
     def format_value(self, value: float) -> str:
         """A label as it is written in an answer: in value tokens if the task has a vocabulary; else in digits, without
-        a decimal point for integer tasks, in the shortest form otherwise."""
+        a decimal point for integer tasks, in the shortest form that reads back as the same number otherwise."""
         if self.vocabulary is not None:
             from gor_head.vlm.text import write_value
 
             return write_value(self.codes, value)
         if self.integer:
             return str(int(round(value)))
-        return repr(round(float(value), 6)).removesuffix(".0")
+        return write_number(value)
 
     def check_value(self, value: float, where: str = "value") -> float:
         """Return `value` as a float.
@@ -134,11 +143,13 @@ class OrdinalTask:
             raise ValueError(f"{where}: value {value!r} is not finite; task {self.name!r} wants: {self.value_range}.")
         if not self.minimum <= number <= self.maximum:
             raise ValueError(
-                f"{where}: value {number:g} is outside the range of task {self.name!r}, "
-                f"which is {self.minimum:g} to {self.maximum:g}."
+                f"{where}: value {write_number(number)} is outside the range of task {self.name!r}, "
+                f"which is {write_number(self.minimum)} to {write_number(self.maximum)}."
             )
         if self.integer and number != int(number):
-            raise ValueError(f"{where}: value {number:g} is not an integer, which task {self.name!r} wants.")
+            raise ValueError(
+                f"{where}: value {write_number(number)} is not an integer, which task {self.name!r} wants."
+            )
         return number
 
 

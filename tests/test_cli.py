@@ -92,6 +92,16 @@ def test_predict_prints_values_and_ranks(model_folder: Path, pictures: list[str]
     assert table.exit_code == 0 and "rank" in table.stdout and "1.png" in table.stdout
 
 
+def test_predict_says_what_it_leaves_out(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    first, second = (Image.open(picture) for picture in pictures)
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=[second])
+    given = ("--model", model_folder, "--task", "count", "--max-new-tokens", 80, "--json")
+    result = call("predict", *given, tmp_path / "moving.gif", pictures[1])
+    assert result.exit_code == 0, result.output
+    assert f"Warning: {tmp_path / 'moving.gif'}: 2 frames or pages, of which the first is used\n" in result.stderr
+    assert result.stderr.count("Warning: /") == 1 and len(json.loads(result.stdout)) == 2
+
+
 def test_predict_errors(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
     common = ("predict", "--model", model_folder, "--task")
     assert "no readable answer within 4 tokens" in fails(2, *common, "count", pictures[0], "--max-new-tokens", 4)
@@ -201,6 +211,13 @@ def _empty_log(folder: Path) -> Path:
     path = folder / "trainer_state.json"
     path.write_text('{"log_history": [{"step": 1, "loss": 2.0}]}')
     return path
+
+
+@pytest.mark.parametrize("text", ["1_0", "０.５", "nan", "inf"])
+def test_options_take_plain_digits_only(tmp_path: Path, text: str) -> None:
+    for option in ("--min-gap", "--interval"):
+        result = call("evaluate", "--model", "tiny", "--output", tmp_path / "report.json", option, text)
+        assert result.exit_code == 2 and f"got '{text}'" in " ".join(result.stderr.replace("│", "").split())
 
 
 def test_help_loads_no_heavy_library() -> None:

@@ -34,6 +34,8 @@ def test_shipped_tasks(name: str, minimum: float, maximum: float, tolerance: flo
         ({"minimum": 6}, "minimum=6, maximum=5"),
         ({"maximum": math.inf}, "maximum=inf"),
         ({"minimum": math.nan}, "minimum=nan"),
+        ({"maximum": 2**53, "integer": True}, f"exact below 2\\*\\*53, got minimum=0, maximum={2**53}"),
+        ({"minimum": -(2**53), "integer": True}, "exact below"),
         ({"tolerance": 0}, "got 0"),
         ({"tolerance": -1}, "got -1"),
         ({"tolerance": math.nan}, "got nan"),
@@ -48,16 +50,26 @@ def test_refuses(change: dict[str, Any], message: str) -> None:
 
 def test_wording() -> None:
     assert get_task("age").value_range == "integer from 0 to 116"
-    assert OrdinalTask("p", "p", 0.5, 1e6, tolerance=1).value_range == "number from 0.5 to 1e+06"
+    assert OrdinalTask("p", "p", 0.5, 1e6, tolerance=1).value_range == "number from 0.5 to 1000000"
     assert get_task("age").format_value(17.0) == "17"
     assert get_task("aesthetics").format_value(5.0) == "5"
     assert get_task("aesthetics").format_value(5.25) == "5.25"
-    assert get_task("aesthetics").format_value(10 / 3) == "3.333333"
+    assert get_task("aesthetics").format_value(10 / 3) == "3.3333333333333335"
+    assert OrdinalTask("p", "p", 0, 1234567, tolerance=1, integer=True).value_range == "integer from 0 to 1234567"
+    assert OrdinalTask("p", "p", -1e-7, 9e-7, tolerance=1).value_range == "number from -1e-07 to 9e-07"
 
 
-@given(st.floats(1, 10))
-def test_format_keeps_six_decimals(value: float) -> None:
-    assert abs(float(get_task("aesthetics").format_value(value)) - value) <= 5.1e-7
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=4))
+def test_answers_hold_exact_values(values: list[float]) -> None:
+    task = OrdinalTask("conc", "concentration in mol per litre", -1e300, 1e300, tolerance=1)
+    assert parse_answer(build_completion(values, task), len(values)).values() == values
+
+
+@given(st.lists(st.integers(1 - 2**53, 2**53 - 1), min_size=1, max_size=4))
+def test_answers_hold_exact_whole_numbers(values: list[int]) -> None:
+    task = OrdinalTask("price", "price", 1 - 2**53, 2**53 - 1, tolerance=1, integer=True)
+    text = build_completion(values, task)
+    assert parse_answer(text, len(values)).values() == values and "e+" not in text and "." not in text.split("[")[1]
 
 
 def test_check_value() -> None:
@@ -68,6 +80,17 @@ def test_check_value() -> None:
     for value, message in [(math.nan, "not finite"), (math.inf, "not finite"), (-1, "-1 is outside"), (17.5, "17.5")]:
         with pytest.raises(ValueError, match=f"^face.jpg: .*{message}"):
             age.check_value(value, "face.jpg")
+
+
+def test_errors_show_every_digit() -> None:
+    price = OrdinalTask("price", "price in dollars", 0, 1234567, tolerance=10000, integer=True)
+    with pytest.raises(ValueError, match="^x: value 1234568 is outside .* 'price', which is 0 to 1234567.$"):
+        price.check_value(1234568, "x")
+    with pytest.raises(ValueError, match="value 1234566.5 is not an integer"):
+        price.check_value(1234566.5)
+    conc = OrdinalTask("conc", "concentration", 0, 1e-6, tolerance=1e-7)
+    with pytest.raises(ValueError, match="value 1.0000001e-06 is outside .* 0 to 1e-06"):
+        conc.check_value(1.0000001e-6)
 
 
 def test_register_and_get() -> None:

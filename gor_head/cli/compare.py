@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson, Drop, Settings, check_dropped, check_image, parse_settings
+from gor_head.cli.options import AsJson, Category, Drop, Settings, check_columns, check_image, parse_settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ def compare(
     ],
     methods: Annotated[list[str], typer.Option(help="Method to compare; give it once for each. By default all.")] = [],  # noqa: B006
     drop: Drop = [],  # noqa: B006
+    category: Category = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Splits into 80 % training and 20 % test rows.")] = 5,
     settings: Settings = [],  # noqa: B006
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
@@ -68,8 +69,8 @@ def compare(
     if "random_state" in keywords:
         raise ValueError("--set: random_state is the seed of each split; --seeds says how many there are.")
     check_image(plot)
-    check_dropped(drop, [name for path in tables for name in column_names(path)], "any of the tables")
-    data = [read_table(path, target, drop) for path in tables]
+    check_columns(drop, category, [name for path in tables for name in column_names(path)], "any of the tables")
+    data = [read_table(path, target, drop, categories=category) for path in tables]
 
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -166,8 +167,10 @@ def overall_table(comparison: "Comparison") -> "Table":
 def _cell(entry: "Entry | None") -> "Text":
     from rich.text import Text
 
+    from gor_head.numbers import show_number
+
     if entry is None:
         return Text("missing", style="red")
     place = entry.standing
     mark = "*" if place.best else "≈" if place.tied else " "
-    return Text.assemble((f"{place.mae:.4g}{mark}", "bold" if place.tied else ""), f"\n{entry.srcc:.3f} ")
+    return Text.assemble((f"{show_number(place.mae)}{mark}", "bold" if place.tied else ""), f"\n{entry.srcc:.3f} ")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson, Model
+from gor_head.cli.options import AsJson, Model, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +40,7 @@ def evaluate(
         str | None,
         typer.Option(help="Ends of the label ranges, as 0,2,4,6,8,10,inf; by default fifths of the labels."),
     ] = None,
-    within: Annotated[float, typer.Option(help="L of CS@L: share of errors up to L.")] = 5.0,
+    within: Annotated[float, number("L of CS@L: share of errors up to L.")] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with the labels of a CSV file: metrics, errors by label range, mean and variance."""
@@ -66,13 +66,14 @@ def evaluation(truth: Any, predictions: Any, edges: list[float] | None, within: 
     import numpy as np
 
     from gor_head import metrics
+    from gor_head.numbers import write_number
 
     if edges is None:
         edges = np.unique(np.quantile(truth, np.linspace(0, 1, RANGES + 1), method="higher")).tolist()
         if len(edges) < 2:
             edges = [-math.inf, math.inf]
     report: dict[str, Any] = {name: getattr(metrics, name)(truth, predictions) for name in METRICS}
-    report[f"cs@{within:g}"] = metrics.cumulative_score(truth, predictions, within)
+    report[f"cs@{write_number(within)}"] = metrics.cumulative_score(truth, predictions, within)
     whole = metrics.mae_by_range(truth, predictions, [-math.inf, math.inf])[0]
     return report | {
         "ranges": [_plain(asdict(row)) for row in metrics.mae_by_range(truth, predictions, edges)],
@@ -84,29 +85,36 @@ def parse_edges(text: str) -> list[float]:
     """`"0,2,inf"` → `[0.0, 2.0, inf]`.
 
     Raises:
-        ValueError: If a part is no number.
+        ValueError: If a part is no number, `inf` or `-inf`.
     """
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--edges: wanted numbers with commas between them, got {text!r}.") from None
+    from gor_head.numbers import read_number
+
+    infinite = {"inf": math.inf, "-inf": -math.inf}
+    edges = [infinite.get(part.strip(), read_number(part)) for part in text.split(",")]
+    if None in edges:
+        raise ValueError(f"--edges: wanted numbers with commas between them, got {text!r}.")
+    return [edge for edge in edges if edge is not None]
 
 
 def metrics_table(report: dict[str, Any], title: str) -> "Table":
     """One row of metrics."""
     from rich.table import Table
 
+    from gor_head.numbers import show_number
+
     table = Table(title=title)
     names = [(METRICS.get(name) or f"{name.upper()} ↑", value) for name, value in report.items() if name not in PARTS]
     for name, _ in names:
         table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.4g}" for _, value in names))
+    table.add_row(*(show_number(value) for _, value in names))
     return table
 
 
 def ranges_table(report: dict[str, Any]) -> "Table":
     """A row per range of labels, and one for all of them."""
     from rich.table import Table
+
+    from gor_head.numbers import show_number, write_number
 
     table = Table(caption="Ranges are open on the left, except for the first one.")
     table.add_column("labels")
@@ -117,8 +125,8 @@ def ranges_table(report: dict[str, Any]) -> "Table":
         if whole:
             table.add_section()
         names = ("mae", "truth_mean", "prediction_mean", "truth_variance", "prediction_variance")
-        figures = ["–" if row[name] is None else f"{row[name]:.4g}" for name in names]
-        low, high = ("" if row[end] is None else f"{row[end]:g}" for end in ("low", "high"))
+        figures = ["–" if row[name] is None else show_number(row[name]) for name in names]
+        low, high = ("" if row[end] is None else write_number(row[end]) for end in ("low", "high"))
         table.add_row("all" if whole else f"{low} … {high}".strip(), str(row["count"]), *figures)
     return table
 

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from gor_head.numbers import parse_number
+
 Drop = Annotated[list[str], typer.Option(help="Column that is no feature; give it once for each.")]
+Category = Annotated[
+    list[str], typer.Option(help="Column to read as categories whatever it holds; give it once for each.")
+]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -19,6 +24,11 @@ Settings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[Path, typer.Argument(help="Folder that `gor train` wrote.", show_default=False)]
+
+
+def number(help: str) -> Any:
+    """An option that takes a finite number in plain digits, not `1_0`, `nan` or digits of other scripts."""
+    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -54,12 +64,13 @@ def check_image(path: Path | None) -> None:
         raise ValueError(f"--plot: wanted an image of the kind {', '.join(sorted(known))}, got {path.name!r}.")
 
 
-def check_dropped(drop: Sequence[str], columns: Sequence[str], where: str) -> None:
-    """Make sure that columns to leave out exist: a name with a typing error would stay among the features.
+def check_columns(drop: Sequence[str], category: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Make sure that columns named by options exist: one with a typing error would be read as if it were not named.
 
     Raises:
         ValueError: If one does not.
     """
-    unknown = [name for name in drop if name not in columns]
-    if unknown:
-        raise ValueError(f"--drop: no column {unknown[0]!r} in {where}.")
+    for option, names in (("--drop", drop), ("--category", category)):
+        unknown = [name for name in names if name not in columns]
+        if unknown:
+            raise ValueError(f"{option}: no column {unknown[0]!r} in {where}.")

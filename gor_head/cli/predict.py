@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import Model
+from gor_head.cli.options import Model, number
 
 
 @plain_errors
@@ -19,7 +19,7 @@ def predict(
     ] = None,
     interval: Annotated[
         float | None,
-        typer.Option(help="Add the columns low and high of the central interval of this probability, as 0.9."),
+        number("Add the columns low and high of the central interval of this probability, as 0.9."),
     ] = None,
 ) -> None:
     """Predict the label of every row of a CSV file."""
@@ -29,7 +29,7 @@ def predict(
     from gor_head.tables import read_features
 
     if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval:g}.")
+        raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval}.")
     saved = load(model)
     features = read_features(data, kinds=saved.kinds)
     columns = {"prediction": saved.predict(features, decode)}

@@ -68,7 +68,7 @@ def quantile_tokens(
     if order_statistic(units, counts, q) == 0:
         positive = int(counts[units > 0].sum())
         warnings.warn(
-            f"Only {positive} of {int(counts.sum())} labels are positive, so the {q:g}-quantile of all labels is 0: "
+            f"Only {positive} of {int(counts.sum())} labels are positive, so the {q}-quantile of all labels is 0: "
             "tokens are quantiles of the positive residuals.",
             stacklevel=4,
         )

@@ -36,6 +36,7 @@ from gor_head.estimator.isolation import own_randomness, seed_of, silence
 from gor_head.features import TableFeatures
 from gor_head.grid import as_labels
 from gor_head.model import OrdinalModel
+from gor_head.numbers import write_number
 from gor_head.training.data import Rows
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import CoDiVocabulary
@@ -203,7 +204,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     def _read_labelled(self, X: Any, y: Any) -> tuple[dict[str, Tensor], NDArray[Any]]:
         """Encoder inputs and labels of training rows; learns how the columns are read."""
-        refuse_text(y)
+        refuse_text(y, "y")
         images = self._encoder_kind != "ffn"
         if images:
             X = read_pixels(X)
@@ -212,12 +213,13 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
             validate_data(self, X, skip_check_array=True)
             check_consistent_length(X, y)
         else:
+            refuse_text(X, "X")
             X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64)
         y = as_labels(y, "y")
         if get_tags(self).target_tags.positive_only and y.min() < 0:
             raise ValueError(
-                f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest {y.min():g}); "
-                "vocabulary={'offset': 'min'} codes the distance from the smallest."
+                f"y: wanted numbers from 0 on, got {int((y < 0).sum())} negative of {len(y)} (smallest "
+                f"{write_number(y.min())}); vocabulary={{'offset': 'min'}} codes the distance from the smallest."
             )
         self.features_ = None if images else TableFeatures.fit(X)
         return self._columns(X), y
@@ -229,6 +231,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         if self.features_ is None or is_mixed(X):
             validate_data(self, X, reset=False, skip_check_array=True)
         else:
+            refuse_text(X, "X")
             X = validate_data(self, X, reset=False, dtype=np.float64)
         return self._columns(X)
 
@@ -294,7 +297,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     def _finite(self, memory: Tensor) -> Tensor:
         if not bool(torch.isfinite(memory).all()):
-            raise ValueError(f"Training diverged to NaN: wanted a learning_rate below {self.learning_rate:g}.")
+            raise ValueError(f"Training diverged to NaN: wanted a learning_rate below {self.learning_rate}.")
         return memory
 
 

@@ -57,13 +57,17 @@ def is_mixed(X: Any) -> bool:
     return isinstance(X, pd.DataFrame) and not all(map(is_number, X.dtypes))
 
 
-def refuse_text(y: Any) -> None:
-    """Text that looks like numbers would be taken for numbers."""
-    array = np.asarray(y)
-    if array.dtype.kind in "OSUT":
-        for row, value in enumerate(np.asarray(y, dtype=object).flat):
+def refuse_text(values: Any, name: str) -> None:
+    """Text that looks like numbers, such as `1_0`, would be taken for numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of unequal length, which others refuse
+        return
+    if array.dtype.kind in "OSUT" and array.ndim:
+        for place, value in enumerate(np.asarray(values, dtype=object).flat):
             if isinstance(value, str | bytes):
-                raise ValueError(f"y: wanted numbers, got text in row {row}: {str(value)!r}.")
+                row = place // (array.size // len(array))
+                raise ValueError(f"{name}: wanted numbers, got text in row {row}: {str(value)!r}.")
 
 
 def read_pixels(X: Any) -> Tensor:

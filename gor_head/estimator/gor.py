@@ -178,7 +178,7 @@ class GoRRegressor(OrdinalRegressor):
     def predict_interval(self, X: Any, low: float = 0.05, high: float = 0.95) -> NDArray[np.float64]:
         """Interval between two quantiles, `[n, 2]`, of levels 0 ≤ low ≤ high ≤ 1."""
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"low, high: wanted levels with 0 ≤ low ≤ high ≤ 1, got {low:g} and {high:g}.")
+            raise ValueError(f"low, high: wanted levels with 0 ≤ low ≤ high ≤ 1, got {low} and {high}.")
         return self.predict_quantiles(X, [low, high])
 
     def explain(self, X: Any, decode: Literal["greedy", "quantile"] = "quantile") -> list[list[float]]:

@@ -10,6 +10,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, snapsho
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoProcessor
 
+from gor_head.numbers import write_number
 from gor_head.vlm.tokens import ValueTokens, grow
 from gor_head.vocabulary import FIRST_VALUE, VOCABULARY_FILE, CoDiVocabulary
 
@@ -96,11 +97,11 @@ def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
         library_name="transformers" if base is None else "peft",
         tags=["gor", "ordinal-regression"],
     )
-    values = ", ".join(f"{value:g}" for value in vocabulary.values[FIRST_VALUE:])
+    values = ", ".join(write_number(value) for value in vocabulary.values[FIRST_VALUE:])
     text = (
         f"# Value tokens\n\nThis {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
-        f"{vocabulary.largest:g} as sums of the tokens {values}.\n\n```python\nfrom gor_head.vlm import load\n\n"
-        'model, processor, tokens = load("<this repository>")\n```\n'
+        f"{write_number(vocabulary.largest)} as sums of the tokens {values}.\n\n```python\n"
+        'from gor_head.vlm import load\n\nmodel, processor, tokens = load("<this repository>")\n```\n'
     )
     return ModelCard(f"---\n{data}\n---\n\n{text}")
 

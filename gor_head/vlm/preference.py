@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gor_head.numbers import show_number
+
 PAIRS_FILE = "pairs.jsonl"
 CARD_FILE = "README.md"
 HISTOGRAM_BINS = 10
@@ -150,7 +152,7 @@ class PreferenceFile:
             "",
             "| difference of the errors | pairs |",
             "|---|---|",
-            *(f"| {low:.4g} to {high:.4g} | {count} |" for low, high, count in found.histogram()),
+            *(f"| {show_number(low)} to {show_number(high)} | {count} |" for low, high, count in found.histogram()),
             "",
         ]
         path = self.folder / CARD_FILE

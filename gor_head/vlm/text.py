@@ -7,6 +7,7 @@ between the tags is a number or is not.
 import re
 from decimal import Decimal
 
+from gor_head.numbers import write_number
 from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
 
 OPEN, CLOSE = "<gor>", "</gor>"
@@ -21,7 +22,7 @@ def token_names(vocabulary: CoDiVocabulary) -> list[str]:
         ValueError: If the vocabulary has an offset: its codes are no sums from 0.
     """
     if vocabulary.offset:
-        raise ValueError(f"vocabulary: wanted one without an offset, got {vocabulary.offset:g}.")
+        raise ValueError(f"vocabulary: wanted one without an offset, got {write_number(vocabulary.offset)}.")
     return [f"<+{_decimal(value)}>" for value in vocabulary.values[FIRST_VALUE:].tolist()]
 
 

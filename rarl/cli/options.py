@@ -1,8 +1,16 @@
 """Options that several subcommands share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from gor_head.numbers import parse_number
+
+
+def number(help: str) -> Any:
+    """An option that takes a finite number in plain digits, not `1_0`, `nan` or digits of other scripts."""
+    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
+
 
 Model = Annotated[str, typer.Option(help="Folder or Hub id of the model; 'tiny' is the built-in one.")]
 Adapter = Annotated[str | None, typer.Option(help="Folder or Hub id of a LoRA adapter.")]
@@ -15,5 +23,5 @@ Decoding = Annotated[
 ]
 Interval = Annotated[
     float | None,
-    typer.Option(help="Also give the interval of each value that holds this share, such as 0.9; value tokens only."),
+    number("Also give the interval of each value that holds this share, such as 0.9; value tokens only."),
 ]

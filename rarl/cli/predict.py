@@ -25,6 +25,7 @@ def predict(
     """Judge images: the value of each, and its rank (1 is the least)."""
     from rich.console import Console
 
+    from rarl.datasets.images import REMARK
     from rarl.evaluation.predict import open_image
     from rarl.evaluation.predict import predict as predict_images
     from rarl.evaluation.tables import prediction_table
@@ -38,6 +39,9 @@ def predict(
     if judged is None:
         raise ValueError(f"{adapter or model} does not say what it judges: give --task.")
     opened = [open_image(location, min_pixels, max_pixels) for location in images]
+    for location, image in zip(images, opened, strict=True):
+        if image.info[REMARK]:
+            typer.echo(f"Warning: {location}: {image.info[REMARK]}", err=True)
     loaded, processor = load_model(model, adapter)
     prediction = predict_images(
         loaded,

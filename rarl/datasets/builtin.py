@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from gor_head.numbers import write_number
 from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
 
@@ -40,7 +41,7 @@ def render_count(value: float, rng: np.random.Generator) -> Image.Image:
     cells = [(row, column) for row in range(5) for column in range(5)]
     chosen = rng.permutation(len(cells))[: int(value)]
     if int(value) > len(cells):
-        raise ValueError(f"The built-in count images hold at most {len(cells)} dots, got {value:g}.")
+        raise ValueError(f"The built-in count images hold at most {len(cells)} dots, got {write_number(value)}.")
     image = _ground(rng)
     for index in chosen:
         row, column = cells[index]

@@ -1,12 +1,15 @@
 """Your own images: a folder and a CSV that gives each file its value."""
 
-import csv as csv_module
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from gor_head.numbers import read_number, write_number
+from gor_head.rows import hint, listed, read_rows
+from rarl.datasets.files import Names
 from rarl.datasets.images import decode, is_url, read_bytes
 from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
@@ -20,15 +23,16 @@ class FolderSource(ImageSource):
 
     Args:
         folder: Folder that relative files are looked up in.
-        csv: UTF-8 CSV; `file` is relative to the folder, absolute, or an http(s) URL. Other columns are ignored.
+        csv: UTF-8 CSV; `file` is relative to the folder, absolute, or an http(s) URL; `value` is a decimal number in
+            ASCII digits. Other columns are ignored.
         task: What the values measure.
         min_pixels: Least height times width of a loaded image.
         max_pixels: Largest height times width of a loaded image.
 
     Raises:
         FileNotFoundError: If the folder, the CSV or a listed file is missing.
-        ValueError: If the file is not a CSV in UTF-8, the header is wrong, there is no row, a value is not a number in
-            the task's range, or a file is listed twice.
+        ValueError: If the file is not a CSV in UTF-8, the header is wrong or has a name twice, there is no row, a value
+            is not a number in the task's range, or a file is listed twice.
 
     Example:
 
@@ -51,26 +55,30 @@ class FolderSource(ImageSource):
             raise FileNotFoundError(f"{folder}: wanted a folder of images, but there is no such folder.")
         if not self.csv.is_file():
             raise FileNotFoundError(f"{csv}: wanted a CSV with the header file,value, but there is no such file.")
+        names = Names(self.folder)
         self._files: list[str] = []
         lines: list[int] = []
         values: list[float] = []
         seen: dict[str, int] = {}
-        for line, row in _rows(self.csv):
-            where = f"{csv} line {line}, file {row['file']!r}"
-            values.append(_number(row["value"], task, where))
-            self._files.append(self._existing(row["file"], where))
+        for line, listed_file, text in _rows(self.csv):
+            where = f"{csv} line {line}, file {listed_file!r}"
+            value = _number(text, task, where)
+            file = _existing(listed_file, names, where)
+            key = file if is_url(file) else os.path.abspath(self.folder / file)
+            if key in seen:
+                first = seen[key]
+                raise ValueError(
+                    f"{where}: listed in line {lines[first]} already, as {self._files[first]!r} with value "
+                    f"{write_number(values[first])} (here {write_number(value)}); wanted each file once."
+                )
+            seen[key] = len(lines)
+            values.append(value)
+            self._files.append(file)
             lines.append(line)
-            if seen.setdefault(row["file"], line) != line:
-                raise ValueError(f"{where}: listed in line {seen[row['file']]} already; wanted each file once.")
         if not values:
             raise ValueError(f"{csv}: no images listed below the header; wanted at least one.")
         self._lines = np.asarray(lines, dtype=np.int64)
         super().__init__(task, values, min_pixels, max_pixels)
-
-    def _existing(self, file: str, where: str) -> str:
-        if file and (is_url(file) or (self.folder / file).is_file()):
-            return file
-        raise FileNotFoundError(f"{where}: no such file in {self.folder}; wanted a relative or absolute path or a URL.")
 
     def name(self, i: int) -> str:
         return self._files[i]
@@ -84,32 +92,33 @@ class FolderSource(ImageSource):
         return decode(data), data
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and fields of each row of a CSV with the header `file,value`."""
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv_module.DictReader(stream)
-        try:
-            header = reader.fieldnames or []
-            if not {"file", "value"} <= set(header):
-                raise ValueError(f"{path}: wanted a header with file,value, got {','.join(header) or 'an empty file'}.")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"{path} line {reader.line_num}, file {row['file']!r}: wanted {len(header)} fields as in the "
-                        "header, got another number."
-                    )
-                yield reader.line_num, row
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: wanted a CSV in UTF-8, got other bytes: {error}.") from None
-        except csv_module.Error as error:
-            raise ValueError(f"{path} behind line {reader.line_num}: wanted a CSV, but {error}.") from None
+def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, file and value of each row of a CSV with the header `file,value`."""
+    rows = read_rows(path)
+    _, header = next(rows)
+    missing = [name for name in ("file", "value") if name not in header]
+    if missing:
+        raise ValueError(f"{path}: wanted a header with file,value, got {listed(header)}{hint(missing, header)}.")
+    file, value = header.index("file"), header.index("value")
+    for line, row in rows:
+        yield line, row[file], row[value]
+
+
+def _existing(file: str, names: Names, where: str) -> str:
+    found = file if is_url(file) else names.find(file)
+    if found is not None:
+        return found
+    near = names.near(file)
+    raise FileNotFoundError(
+        f"{where}: no such file in {names.folder}{f' (there is {near!r})' if near else ''}; wanted a relative or "
+        "absolute path or a URL."
+    )
 
 
 def _number(text: str, task: OrdinalTask, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
+    value = read_number(text)
+    if value is None:
         raise ValueError(
-            f"{where}: value {text!r} is not a number; task {task.name!r} wants: {task.value_range}."
-        ) from None
+            f"{where}: value {text!r} is not a finite number; task {task.name!r} wants: {task.value_range}."
+        )
     return task.check_value(value, where)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gor_head.numbers import write_number
 from rarl.datasets.source import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def split_by_content(
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not len(splits[name]):
             raise ValueError(
-                f"The {name} split of {len(source)} images is empty although its fraction is {share:g}; "
+                f"The {name} split of {len(source)} images is empty although its fraction is {share}; "
                 "wanted at least one image: add images, change the seed, or set the fraction to 0."
             )
     return splits
@@ -56,21 +57,25 @@ def split_by_content(
 def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
     """Those of `indices` whose content no earlier one has, so that no picture can stand twice in one prompt.
 
-    Copies are counted in a warning, which names the first of them, its original and both values.
+    Copies are counted in a warning, and so are those with another value than their original; it names the first copy,
+    of the latter if there are any, its original and both values.
     """
     first: dict[str, int] = {}
     kept = np.array([first.setdefault(source.content_hash(i), i) == i for i in indices.tolist()], dtype=bool)
     if not kept.all():
-        copy = int(indices[~kept][0])
+        copies = indices[~kept].tolist()
+        odd = [i for i in copies if source.values[i] != source.values[first[source.content_hash(i)]]]
+        copy = (odd or copies)[0]
         original = first[source.content_hash(copy)]
         logger.warning(
-            "%d of %d images are copies of others and not used, such as %s (value %g) of %s (value %g)",
-            int((~kept).sum()),
+            "%d of %d images are copies of others and not used%s, such as %s (value %s) of %s (value %s)",
+            len(copies),
             len(indices),
+            f", {len(odd)} of them with another value" if odd else "",
             source.where(copy),
-            source.values[copy],
+            write_number(source.values[copy]),
             source.where(original),
-            source.values[original],
+            write_number(source.values[original]),
         )
     return indices[kept]
 
@@ -126,8 +131,8 @@ def sample_groups(
     most = rule.most(max(sizes))
     if most < max(sizes):
         raise ValueError(
-            f"The mix asks for {max(sizes)} images in a prompt with values at least {min_gap:g} apart, but at most "
-            f"{most} of these {len(numbers)} images are; use a smaller min_gap or N."
+            f"The mix asks for {max(sizes)} images in a prompt with values at least {write_number(min_gap)} apart, but "
+            f"at most {most} of these {len(numbers)} images are; use a smaller min_gap or N."
         )
     return _deal(rule, len(numbers), num_prompts, sizes, weights, seed)
 

@@ -1,6 +1,7 @@
 """What every data source gives: values, names, bounded images, content hashes and sizes, each by position."""
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from typing import Any
@@ -10,8 +11,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from rarl.datasets.images import UNREADABLE, ImageError, bound, bounded_size, pixel_bounds
+from rarl.datasets.images import REMARK, UNREADABLE, ImageError, bound, bounded_size, pixel_bounds
 from rarl.task import OrdinalTask
+
+logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 _LISTED = 10
@@ -21,7 +24,8 @@ class ImageSource(ABC):
     """Images with one value each, opened one at a time.
 
     In memory are names, values and, once known, 16 bytes of hash and 8 of size per image. A source does not change
-    after it was made, except that it learns hashes and sizes; [`verify`] learns all of them in one pass.
+    after it was made, except that it learns hashes, sizes and `remarks`, what had to be assumed about an image or left
+    out, such as all frames but the first; [`verify`] learns all of them in one pass.
 
     To add a source, subclass: call `super().__init__`, implement [`name`] and [`read`], and list the class in
     [`load_source`](rarl.datasets.load_source).
@@ -47,6 +51,7 @@ class ImageSource(ABC):
         self._digests = np.zeros((len(self.values), _DIGEST_BYTES), dtype=np.uint8)
         # A height of 0 says that hash and size of the image are not known yet.
         self._sizes = np.zeros((len(self.values), 2), dtype=np.int32)
+        self.remarks: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.values)
@@ -78,7 +83,7 @@ class ImageSource(ABC):
     def read(self, i: int) -> tuple[Image.Image, bytes]:
         """Image `i` upright and in full size (RGB or RGBA), and the bytes that identify its content.
 
-        May raise any of `rarl.datasets.images.UNREADABLE`; the caller adds the name.
+        May raise whatever it likes if it cannot; the caller adds the name.
         """
 
     def where(self, i: int) -> str:
@@ -116,6 +121,8 @@ class ImageSource(ABC):
             raise self._image_error(i, error) from error
         self._digests[i] = np.frombuffer(blake2b(content, digest_size=_DIGEST_BYTES).digest(), dtype=np.uint8)
         self._sizes[i] = size
+        if image.info.get(REMARK):
+            self.remarks[i] = image.info[REMARK]
 
     def _image_error(self, i: int, error: BaseException) -> ImageError:
         return ImageError(f"{self.where(i)}: wanted a readable image, got {type(error).__name__}: {error}")
@@ -123,6 +130,9 @@ class ImageSource(ABC):
 
 def verify(source: ImageSource, progress: bool = True) -> None:
     """Open and decode every image once, and keep its content hash and size in the source.
+
+    Images that are not used as they are, such as the first frame of many, are counted in a warning, which names the
+    first ten.
 
     Args:
         source: The images to check.
@@ -137,6 +147,7 @@ def verify(source: ImageSource, progress: bool = True) -> None:
     )
     problems: list[str] = []
     count = 0
+    known = set(source.remarks)
     for i in steps:
         try:
             source.size(i)
@@ -147,3 +158,13 @@ def verify(source: ImageSource, progress: bool = True) -> None:
     if count:
         more = f"\n... and {count - _LISTED} more" if count > _LISTED else ""
         raise ImageError(f"{count} of {len(source)} images cannot be read:\n" + "\n".join(problems) + more)
+    remarks = [f"{source.where(i)}: {remark}" for i, remark in source.remarks.items() if i not in known]
+    if remarks:
+        more = f"\n... and {len(remarks) - _LISTED} more" if len(remarks) > _LISTED else ""
+        logger.warning(
+            "%d of %d images are not used as they are:\n%s%s",
+            len(remarks),
+            len(source),
+            "\n".join(remarks[:_LISTED]),
+            more,
+        )

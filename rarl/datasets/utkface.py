@@ -12,7 +12,7 @@ from rarl.task import OrdinalTask, get_task
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = re.compile(r"(\d{1,3})_[01]_[0-4]_\d{17}\.jpg(?:\.chip\.jpg)?")
+FILE_NAME = re.compile(r"([0-9]{1,3})_[01]_[0-4]_[0-9]{17}\.jpg(?:\.chip\.jpg)?")
 """`age_gender_race_timestamp.jpg`, with `.chip.jpg` behind it for the aligned crops; the time stamp has 17 digits."""
 
 

@@ -17,7 +17,7 @@ def interval_ends(interval: float) -> tuple[float, float]:
         ValueError: If `interval` is not between 0 and 1.
     """
     if not 0 < interval < 1:
-        raise ValueError(f"interval: wanted a share between 0 and 1, such as 0.9, got {interval:g}.")
+        raise ValueError(f"interval: wanted a share between 0 and 1, such as 0.9, got {interval}.")
     return (1 - interval) / 2, (1 + interval) / 2
 
 

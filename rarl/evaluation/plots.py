@@ -22,7 +22,7 @@ def read_history(path: str | Path) -> LogHistory:
     """
     path = Path(path)
     if path.is_dir():
-        checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdigit()]
+        checkpoints = [folder for folder in path.glob("checkpoint-*") if folder.name.split("-")[-1].isdecimal()]
         checkpoints.sort(key=lambda folder: int(folder.name.split("-")[-1]), reverse=True)
         candidates = [folder / "trainer_state.json" for folder in [path, *checkpoints]]
         path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from gor_head.numbers import show_metric, write_number
 from rarl.evaluation import Report
 from rarl.evaluation.predict import Prediction
 
@@ -13,8 +14,8 @@ CAPTION = "τN: Kendall's τ of N images; in brackets: unreadable answers score 
 
 def cell(number: float | None, strict: float | None) -> str:
     """A metric with three decimals, its strict variant in brackets where failures made it differ."""
-    shown = "–" if number is None else f"{number:.3f}"
-    return shown if strict is None or strict == number else f"{shown} ({strict:.3f})"
+    shown = "–" if number is None else show_metric(number)
+    return shown if strict is None or strict == number else f"{shown} ({show_metric(strict)})"
 
 
 def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
@@ -63,4 +64,4 @@ def prediction_table(names: Sequence[str], prediction: Prediction, task: str) ->
 
 
 def _number(number: float | None) -> str:
-    return "–" if number is None else f"{number:g}"
+    return "–" if number is None else write_number(number)

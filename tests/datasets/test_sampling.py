@@ -75,6 +75,9 @@ def test_copies_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> No
     assert without_copies(source, np.array([1, 2, 4])).tolist() == [1, 2, 4] and not caplog.text
     assert without_copies(source, np.arange(1, 6)).tolist() == [1, 2, 4]
     assert "2 of 5 images are copies of others and not used, such as 3.png (value 0) of 2.png (value 0)" in caplog.text
+    source.values[5] = 1234567
+    without_copies(source, np.arange(1, 6))
+    assert "not used, 1 of them with another value, such as 5.png (value 1234567) of " in caplog.text
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.3, 0.1), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)])

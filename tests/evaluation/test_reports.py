@@ -62,6 +62,20 @@ def test_cell() -> None:
     ]
 
 
+def test_small_and_large_numbers_in_tables() -> None:
+    assert [cell(3.21987e-8, 1.5e-3), cell(0.0, None), cell(1234567.25, None)] == [
+        "3.22e-08 (0.0015)",
+        "0.000",
+        "1234567.250",
+    ]
+    prediction = Prediction("text", [1234567.0, 3.2e-8, 0.1], [3, 1, 2], [(1234566.0, 1234568.5), (0.0, None), (0, 1)])
+    assert rendered(prediction_table(["a", "b", "c"], prediction, "price"))[1:] == [
+        ["a", "1234567", "3", "1234566 to 1234568.5"],
+        ["b", "3.2e-08", "1", "0 to –"],
+        ["c", "0.1", "2", "0 to 1"],
+    ]
+
+
 def test_prediction_table() -> None:
     table = prediction_table(["a.png", "b.png"], Prediction("text", [3.5, None], [1, None]), "age")
     assert rendered(table) == [["image", "age", "rank"], ["a.png", "3.5", "1"], ["b.png", "–", "–"]]

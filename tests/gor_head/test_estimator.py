@@ -198,6 +198,23 @@ def test_labels_that_are_none(make: Callable[..., OrdinalRegressor], features: A
     assert not hasattr(model, "model_")
 
 
+@EACH
+def test_features_in_text_are_none(make: Callable[..., OrdinalRegressor]) -> None:
+    """`float` would read 1_0 as 10, and digits of other scripts."""
+    text = X.astype(str)
+    text[5, 2] = "1_0"
+    for features in (text, text.astype(object), text.tolist()):
+        with pytest.raises(ValueError, match=r"X: wanted numbers, got text in row 0: '-?\d"):
+            make().fit(features, Y)
+    model = make().fit(X, Y)
+    some = X.astype(object)
+    some[5, 2] = "1_0"
+    for use in (model.predict, lambda features: make().fit(features, Y)):
+        with pytest.raises(ValueError, match="X: wanted numbers, got text in row 5: '1_0'"):
+            use(some)
+    np.testing.assert_array_equal(model.predict(X.astype(object)), model.predict(X))
+
+
 def test_negative_labels_are_counted_over_all_rows_and_the_way_out_is_named() -> None:
     for vocabulary in (None, {"beta": 0.5}, CoDiVocabulary([1, 2])):
         with pytest.raises(ValueError) as error:

@@ -1,6 +1,7 @@
 """Tables as the encoder takes them."""
 
 import json
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_numbers_of_tiny_units_count_and_rounding_does_not() -> None:
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1), st.lists(st.sampled_from("abcdefgh"), min_size=1))
+@pytest.mark.filterwarnings("ignore:X. column 'letter'. no row has a category")
 def test_categories_are_numbered_as_scikit_learn_does_and_strangers_are_0(seen: list[str], later: list[str]) -> None:
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(np.array(seen)[:, None])
     ids = TableFeatures.fit(pd.DataFrame({"letter": seen})).transform(pd.DataFrame({"letter": later}))["categorical"]
@@ -134,3 +136,29 @@ def test_other_columns_than_those_of_training_are_refused(table: Any, message: s
     with pytest.raises(ValueError) as error:
         TableFeatures.fit(MIXED).transform(table)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [object, str])
+def test_numbers_as_text_with_an_odd_one_are_said(kind: type) -> None:
+    """What pandas makes of a column of numbers with a `?` in it."""
+    table = pd.DataFrame({"power": pd.Series(["130", "?", "165.5"], dtype=kind), "x": [1, 2, 3]})
+    said = r"column 'power' is read as categories, but 2 of its 3 texts are numbers; the first other is '\?' in row 1"
+    with pytest.warns(UserWarning, match=said):
+        fitted = TableFeatures.fit(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.transform(table)
+        TableFeatures.fit(table.astype({"power": "category"}))
+        TableFeatures.fit(table.assign(power=["1", "2", "3"]))
+        TableFeatures.fit(table.assign(power=["a", "b", "?"]))
+
+
+def test_a_column_without_a_known_category_is_said() -> None:
+    """Such as `a ` for `a`, or 1.0 for 1: each row would become the category that training does not know."""
+    fitted = TableFeatures.fit(MIXED)
+    with pytest.warns(UserWarning, match=r"column 'town': no row has a category of training \('a', 'b', …\), .* 'a '"):
+        ids = fitted.transform(MIXED.assign(town=["a ", "b ", "b "]))["categorical"][:, 0]
+    assert not ids.any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.transform(MIXED.assign(town=["a", "c", "d"]))

@@ -87,7 +87,7 @@ def test_images_are_read_and_compared(tmp_path: Path) -> None:
     assert {"GoR (quantile)", "GoR (greedy)", "L1", "training median"} <= named.keys()
     assert 0 <= named["L1"]["cs5"] <= 1 and named["L1"]["mae"] > 0
     pd.DataFrame({"file": ["none.png"], "age": [3]}).to_csv(tmp_path / "labels.csv", index=False)
-    with pytest.raises(ValueError, match="none.png: no readable image"):
+    with pytest.raises(ValueError, match="line 2: none.png: no readable image"):
         gor_images.read_images(tmp_path / "labels.csv", "age", 16)
-    with pytest.raises(ValueError, match="wanted a column 'weight', got file, age"):
+    with pytest.raises(ValueError, match="wanted the column 'weight', got 'file', 'age'"):
         gor_images.read_images(tmp_path / "labels.csv", "weight", 16)

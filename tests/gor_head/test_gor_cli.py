@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from typer.testing import CliRunner, Result
 from gor_head import CoDiVocabulary
 from gor_head.cli import app
 from gor_head.cli.compare import comparison_tables
-from gor_head.cli.evaluate import evaluation, parse_edges
+from gor_head.cli.evaluate import evaluation, parse_edges, ranges_table
 from gor_head.cli.options import parse_settings
+from gor_head.cli.vocabulary import summary_text
 from gor_head.compare import Cell, Comparison, Entry, Overall
 from gor_head.compare.cells import read, split
 from gor_head.significance import Standing
@@ -124,6 +126,12 @@ def test_vocabulary_errors(ages: Path, tmp_path: Path) -> None:
     assert "line 3: wanted a finite number in column 'age', got 'old'" in fail(2, "vocabulary", ages)
 
 
+@pytest.mark.parametrize("text", ["1_0", "０.５", "nan", "inf", "1,5"])
+def test_options_take_plain_digits_only(ages: Path, text: str) -> None:
+    assert f"digits, got '{text}'" in " ".join(fail(2, "vocabulary", ages, "--tolerance", text).split())
+    assert f"digits, got '{text}'" in " ".join(fail(2, "evaluate", ages, ages, "--within", text).split())
+
+
 def test_warnings_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "spent.csv"
     path.write_text("y\n" + "0\n" * 99 + "5\n")
@@ -134,6 +142,20 @@ def test_warnings_are_one_line(tmp_path: Path) -> None:
 
 
 # gor train, predict and evaluate
+
+
+def test_category_by_name(folder: Path, tmp_path: Path) -> None:
+    """A column of numbers with an odd field is refused, and read as categories only if told so."""
+    lines = (folder / "visits.csv").read_text().splitlines()
+    odd = tmp_path / "odd.csv"
+    odd.write_text("\n".join([f"{lines[0]},grade", f"{lines[1]},?", *(f"{line},{len(line)}" for line in lines[2:])]))
+    flags = ["train", odd, "--target", "seconds", "--drop", "customer", "--out", tmp_path / "m", "--set", "max_steps=2"]
+    message = fail(2, *flags)
+    assert "line 2: wanted a finite number in column 'grade', got '?' (1 of 160 rows)" in message
+    assert not (tmp_path / "m").exists()
+    assert "--category: no column 'grad' in" in fail(2, *flags, "--category", "grad")
+    assert "160 rows, 3 columns" in succeed(*flags, "--category", "grade")
+    assert json.loads((tmp_path / "m/data.json").read_text())["columns"]["grade"] == "category"
 
 
 def test_predict(folder: Path, model: Path, tmp_path: Path) -> None:
@@ -210,6 +232,23 @@ def test_evaluate_parts_labels_into_fifths_by_default() -> None:
     constant = evaluation(np.full(4, 3.0), np.full(4, 3.5), None, 5)["ranges"]
     assert [(row["count"], row["mae"], row["low"]) for row in constant] == [(4, 0.5, None)]
     assert len(evaluation([0.0] * 9 + [1.0], [0.0] * 10, None, 5)["ranges"]) == 1
+
+
+def test_numbers_keep_their_digits() -> None:
+    """In JSON keys and in tables, where six digits would make 1234567 and 1234568 one."""
+    truth = [1234567.0, 1234568.0, 1234569.0]
+    report = evaluation(truth, truth, [1234566.0, 1234568.0, 1234569.0], 1234567.0)
+    assert "cs@1234567" in report
+    console = Console(file=io.StringIO(), width=160)
+    console.print(ranges_table(report))
+    assert "1234566 … 1234568" in console.file.getvalue() and "1234568 … 1234569" in console.file.getvalue()
+    summary = CoDiVocabulary.fit(truth, exact=True).summary()
+    tokens = ", ".join(f"{value:.0f}" for value in summary["after"]["values"])
+    assert summary_text(summary).endswith(f"Tokens: {tokens}")
+    assert parse_edges(" 0,1e6,-inf,inf") == [0, 1e6, -math.inf, math.inf]
+    for text in ("1_0", "１２", "nan", "0,,1"):
+        with pytest.raises(ValueError, match=f"--edges: wanted numbers with commas between them, got '{text}'"):
+            parse_edges(text)
 
 
 def test_evaluate_errors(folder: Path, model: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,7 @@ def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
         ("y\n1\n", "data.csv: no column of features is left"),
         ("1,2\n3,4\n", "wanted a header of column names in line 1, got the numbers '1', '2'"),
         ("x,y,x\n3,4,5\n", "the column 'x' is there more than once"),
+        ("x,y,x \n3,4,5\n", "the column 'x' is there more than once"),
         ("x,y\n1,2\n3,nan\n", "data.csv, line 3: wanted a finite number in column 'y', got 'nan'"),
         ("x,y\n1,2\n3,\n", "line 3: wanted a finite number in column 'y', got ''"),
         ("x,y\n1,2\n\n3,inf\n", r"line 4: wanted a finite number in column 'y', got 'inf' \(1 of 2 rows\)"),
@@ -93,7 +95,22 @@ def test_byte_order_mark_blank_lines_and_quoted_numbers(tmp_path: Path) -> None:
         ("x,y\n1,2\n3\n4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 1"),
         ("x,y\n1,2\n3,4,5\n", "data.csv, line 3: wanted 2 fields as in the header, got 3"),
         ("x,y\n1,2,3\n4,5,6\n", "data.csv, line 2: wanted 2 fields as in the header, got 3"),
-        ('x,y\n"1,2\n', "data.csv"),
+        ('x,y\n"1,2\n', r"data.csv, line 2: not a CSV \(unexpected end of data\)"),
+        ("X,Y\n1,2\n", "wanted the column 'y' as label, got 'X', 'Y'; mind the case of 'Y'"),
+        ("x,y\n1,2_5\n", "line 2: wanted a finite number in column 'y', got '2_5'"),
+        ("x,y\n1,１２\n", "line 2: wanted a finite number in column 'y', got '１２'"),
+        ("x,y\n1,٣\n", "line 2: wanted a finite number in column 'y', got '٣'"),
+        ("x,y\n1,True\n", "line 2: wanted a finite number in column 'y', got 'True'"),
+        ("x,y\n1,2\n,3\n", "line 3: .* got ''.*; mend the file, drop the column, or name it as one of categories"),
+        ("x,y\n1_0,2\n", "line 2: wanted a finite number in column 'x', got '1_0'"),
+        ("x,y\ninf,2\n", "line 2: wanted a finite number in column 'x', got 'inf'"),
+        ("x,y\n1e999,2\n2,2\n", "line 2: wanted a finite number in column 'x', got '1e999'"),
+        ("x,y\n,2\n ,2\n", r"line 2: wanted a finite number in column 'x', got '' \(2 of 2 rows\)"),
+        ("x,y\nNA,2\nnull,2\n", r"line 2: wanted a finite number in column 'x', got 'NA' \(2 of 2 rows\)"),
+        ('x,y\n"1,234",2\n"5,678",2\n', r"line 2: wanted a finite number in column 'x', got '1,234' \(2 of 2"),
+        ('x,y\n"1,5",2\n', "line 2: wanted a finite number in column 'x', got '1,5'"),
+        ("x,y\n$5,2\n", r"line 2: wanted a finite number in column 'x', got '\$5'"),
+        ("x,y\nTrue,2\n1,2\n", "line 2: wanted a finite number in column 'x', got 'True'"),
         (b"x,y\n\xff\xfe,1\n", "data.csv: not text in UTF-8"),
         (b"\xff\xfex\x00,\x00y\x00", "data.csv: not text in UTF-8"),
     ],
@@ -127,3 +144,29 @@ def test_a_missing_number_in_the_only_column(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"line 4: wanted a finite number in column 'y', got '' \(1 of 3 rows\)"):
         read_labels(write(tmp_path, 'y\n1\n  \n""\n3\n'))
     assert read_labels(write(tmp_path, "y\n1\n  \n\n3\n")).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("odd", ["?", "-", ".", "", "NA", "null", "abc", "1,234", "12kg", "2_5", "１２", "nan", "-inf"])
+def test_one_odd_field_makes_no_categories_of_numbers(tmp_path: Path, odd: str) -> None:
+    """As in UCI's Auto MPG: the numbers would become 93 unordered words, and nobody would be told."""
+    path = write(tmp_path, f'horsepower,mpg\n130,18\n"{odd}",25\n165,15\n')
+    said = f"line 3: wanted a finite number in column 'horsepower', got '{odd}' (1 of 3 rows); mend the file"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_table(path, "mpg")
+    chosen = read_table(path, "mpg", categories=["horsepower", "elsewhere"])
+    assert chosen.kinds == {"horsepower": "category"} and chosen.features["horsepower"].tolist() == ["130", odd, "165"]
+
+
+def test_numbers_that_are_categories(tmp_path: Path) -> None:
+    features = read_features(write(tmp_path, "zip,x\n0150,1\n0151,2\n"), categories=["zip"])
+    assert features["zip"].tolist() == ["0150", "0151"] and features["x"].tolist() == [1, 2]
+
+
+def test_numbers_with_blanks_around_are_numbers(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "x,y\n 1 ,2 \n3\t,4\u00a0\n"), "y")
+    assert table.features["x"].tolist() == [1, 3] and table.labels.tolist() == [2, 4]
+
+
+def test_words_with_empty_fields_are_categories(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "x,y\nred,1\n?,2\n,3\n2020-01-31,4\n<5,5\n"), "y")
+    assert table.features["x"].tolist() == ["red", "?", "", "2020-01-31", "<5"]
