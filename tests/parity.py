@@ -34,6 +34,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
     MistralConfig,
     PrinterCallback,
     Qwen2Config,
@@ -119,6 +120,21 @@ def text_reward(completions: Any, **columns: Any) -> list[float]:
     return [float(sum(map(ord, text_of(completion)))) % 17 / 7 for completion in completions]
 
 
+async def slow_reward(completions: Any, **columns: Any) -> list[float]:
+    return text_reward(completions)
+
+
+def column_reward(completions: Any, age: list[int], **columns: Any) -> list[float]:
+    return [reward * years for reward, years in zip(text_reward(completions), age, strict=True)]
+
+
+def reward_model() -> Any:
+    torch.manual_seed(2)
+    config = config_of("text")
+    config.num_labels = 1
+    return AutoModelForSequenceClassification.from_config(config)
+
+
 def length_reward(completion_ids: Any, **columns: Any) -> list[float]:
     return [sum(ids) % 5 / 5 for ids in completion_ids]
 
@@ -130,6 +146,10 @@ def no_reward(completions: Any, **columns: Any) -> list[float | None]:
 
 def text_rows(number: int = 6) -> Dataset:
     return Dataset.from_dict({"prompt": [f"How old is face {index} of six?" for index in range(number)]})
+
+
+def aged_rows() -> Dataset:
+    return text_rows().add_column("age", [1, 2, 3, 4, 5, 6])
 
 
 def unlike_rows() -> Dataset:
@@ -288,6 +308,7 @@ class Row:
         own: Arguments of `RARLConfig`, which `RARLTrainer` alone takes.
         plain: Ours is a `RARLTrainer` whose arguments are a `GRPOConfig`.
         prepare: Makes the trainer's model from the folder of the random one.
+        absent: Package that must not be installed.
         around: Context in which the trainer trains.
         shares: Whether answers to a prompt really share it, in training and in generation.
         reason: Where they do not: words of the one line that says why.
@@ -310,6 +331,7 @@ class Row:
     own: dict[str, Any] | None = None
     plain: bool = False
     prepare: Callable[[str], Any] = load
+    absent: str = ""
     around: Callable[[Any], Any] = lambda trainer: contextlib.nullcontext()
     shares: tuple[bool, bool] = (True, True)
     reason: str = ""
@@ -322,6 +344,11 @@ class Row:
     bound_reason: str = ""
     still: bool = False
     long: bool = False
+
+
+def other(model_type: str) -> dict[str, Any]:
+    """A family whose prompts are not shared."""
+    return {"shares": (False, False), "reason": f"model type '{model_type}'"}
 
 
 ITERATED = {"num_iterations": 2, "max_steps": 4}
@@ -342,7 +369,7 @@ TURNS: dict[str, Any] = {"shares": (True, False), "reason": "answers take severa
 ENGINE: dict[str, Any] = {"shares": (True, False), "reason": "its engine caches prefixes itself"}
 ONE_TOKEN: dict[str, Any] = {
     "shares": (False, False),
-    "reason": "one token is sampled as TRL does",
+    "reason": "prompt of one token is sampled as TRL does",
 }
 OTHER_RANDOM_NUMBERS = "once an answer ends early, the rest is drawn with other random numbers"
 WHOLE_GROUPS = "optimiser steps see whole groups, where TRL deals out single answers"
@@ -385,6 +412,11 @@ SECTIONS: dict[str, dict[str, Row]] = {
         ),
         "multi_objective_aggregation normalize_then_sum": Row(
             {"multi_objective_aggregation": "normalize_then_sum"}, reward=[no_reward, length_reward]
+        ),
+        "reward of a column of the data": Row(rows=aged_rows, reward=column_reward),
+        "reward, asynchronous": Row(reward=slow_reward),
+        "reward model": Row(
+            given={"reward_funcs": reward_model, "reward_processing_classes": lambda: processor_of("text")}
         ),
         "no reward": Row(reward=None, raises=(ValueError, "No reward source provided")),
         **{
@@ -445,10 +477,15 @@ SECTIONS: dict[str, dict[str, Row]] = {
             **VIRTUAL,
         ),
         "LoRA, Qwen2.5-VL": Row(model="qwen2_5_vl", rows=image_rows, given={"peft_config": lora()}),
+        "LoRA, Gemma 3": Row(model="gemma3", rows=image_rows, given={"peft_config": lora()}, **other("gemma3")),
+        "LoRA, SmolVLM": Row(model="smolvlm", rows=image_rows, given={"peft_config": lora()}, **other("smolvlm")),
         "LoRA, Qwen3-VL": Row(model="qwen3_vl", rows=image_rows, given={"peft_config": lora()}),
     },
     "Batches": {
         "RARLTrainer with a GRPOConfig": Row(plain=True, reason="Responses are not mutated: RMO needs the columns"),
+        "gradient_accumulation_steps, num_iterations": Row(
+            {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, **ITERATED}
+        ),
         "num_generations 2": Row({"num_generations": 2}),
         "gradient_accumulation_steps": Row({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}),
         "steps_per_generation above the accumulation": Row(MANY_STEPS, differs=WHOLE_GROUPS),
@@ -490,12 +527,23 @@ SECTIONS: dict[str, dict[str, Row]] = {
             long=True,
         ),
         "cast_lm_head_to_fp32": Row({"cast_lm_head_to_fp32": True}),
+        "AdamW": Row(
+            {"optim": "adamw_torch", "learning_rate": 1e-3},
+            bound=1e-4,
+            loss_bound=1e-5,
+            bound_reason="Adam divides by the size of gradients, rounding of the smallest included",
+        ),
+        "max_grad_norm": Row({"max_grad_norm": 0.1}),
+        "LoRA, bf16": Row({"bf16": True}, given={"peft_config": lora()}, **BFLOAT),
+        "images, bf16": Row({"bf16": True}, model="qwen2_5_vl", rows=image_rows, long=True, **BFLOAT),
         "bf16": Row({"bf16": True}, **BFLOAT),
         "bf16, model too": Row({"bf16": True}, prepare=lambda folder: load(folder, dtype=torch.bfloat16), **BFLOAT),
         "disable_dropout": Row({"disable_dropout": True}),
         "pad_to_multiple_of": Row({"pad_to_multiple_of": 8}, rows=unlike_rows),
         "torch_empty_cache_steps": Row({"torch_empty_cache_steps": 1}, long=True),
-        "use_liger_kernel, not installed": Row({"use_liger_kernel": True}, raises=(ImportError, "liger-kernel")),
+        "use_liger_kernel, not installed": Row(
+            {"use_liger_kernel": True}, raises=(ImportError, "liger-kernel"), absent="liger_kernel"
+        ),
     },
     "Sampling": {
         "prompts of unlike length": Row(rows=unlike_rows),
@@ -515,11 +563,13 @@ SECTIONS: dict[str, dict[str, Row]] = {
         "answers end early": Row(EARLY, differs=OTHER_RANDOM_NUMBERS, first_answers=False),
         "answers end early, shared_prefix off": Row(EARLY, own=OFF, shares=(False, False), bound=0.0),
         "cache_implementation static": Row(
-            {"cache_implementation": "static"}, shares=(True, False), reason="cache_implementation='static'"
+            {"cache_implementation": "static"},
+            shares=(True, False),
+            reason="generation has cache_implementation='static'",
         ),
-        "beams": Row({"generation_kwargs": {"num_beams": 2}}, shares=(True, False), reason="beam_sample"),
+        "beams": Row({"generation_kwargs": {"num_beams": 2}}, shares=(True, False), reason="generation is beam_sample"),
         "min_new_tokens": Row(
-            {"generation_kwargs": {"min_new_tokens": 4}}, shares=(True, False), reason="min_new_tokens=4"
+            {"generation_kwargs": {"min_new_tokens": 4}}, shares=(True, False), reason="generation has min_new_tokens=4"
         ),
         "stop_strings": Row(
             {"generation_kwargs": {"stop_strings": ["zz"]}}, raises=(ValueError, "could not locate a tokenizer")
@@ -527,7 +577,7 @@ SECTIONS: dict[str, dict[str, Row]] = {
         "use_transformers_continuous_batching": Row(
             {"use_transformers_continuous_batching": True},
             shares=(True, False),
-            reason="caches prefixes itself",
+            reason="its engine caches prefixes itself",
             long=True,
         ),
         "prompts of one token": Row(rows=letters(*"abcdef"), **ONE_TOKEN),
@@ -539,6 +589,13 @@ SECTIONS: dict[str, dict[str, Row]] = {
         ),
         "prompts of one token among others": Row(
             rows=letters("a", "b better", "c", "d is"), **{**ONE_TOKEN, "shares": (True, False)}
+        ),
+        "vLLM, not installed": Row({"use_vllm": True}, raises=(ImportError, "vLLM"), absent="vllm"),
+        "vLLM (played), off_policy_mask_threshold": Row(
+            {"use_vllm": True, "vllm_mode": "colocate", "off_policy_mask_threshold": 0.5}, long=True, **ENGINE
+        ),
+        "vLLM (played), images": Row(
+            {"use_vllm": True, "vllm_mode": "colocate"}, model="qwen2_5_vl", rows=image_rows, long=True, **ENGINE
         ),
         **{
             f"vLLM (played), {mode}": Row(
@@ -583,7 +640,9 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Models and turns": {
         "Qwen3": Row(model="qwen3"),
         **{
-            f"images, {name}": Row(model=model, rows=image_rows, shares=(False, False), reason="model type")
+            f"images, {name}": Row(
+                model=model, rows=image_rows, long=model not in ("gemma3", "smolvlm"), **other(model)
+            )
             for name, model in (
                 ("Gemma 3", "gemma3"),
                 ("LLaVA-NeXT", "llava_next"),
@@ -592,18 +651,18 @@ SECTIONS: dict[str, dict[str, Row]] = {
                 ("InternVL", "internvl"),
             )
         },
-        "sliding windows": Row(model="sliding", shares=(False, False), reason="sliding windows"),
-        "mixture of experts": Row(model="moe", shares=(False, False), reason="model type"),
+        "sliding windows": Row(model="sliding", shares=(False, False), reason="its layers have sliding windows"),
+        "mixture of experts": Row(model="moe", shares=(False, False), reason="model type 'qwen2_moe'"),
         "mixture of experts, no auxiliary loss": Row(
             {"router_aux_loss_coef": 0.0},
             model="moe",
             shares=(False, False),
             reason="model type",
         ),
-        "another family (Mistral)": Row(model="mistral", shares=(False, False), reason="model type"),
+        "another family (Mistral)": Row(model="mistral", shares=(False, False), reason="model type 'mistral'"),
         "rollout_func": Row(ITERATED, given={"rollout_func": lambda: rollout}, **TURNS),
         "tools": Row(
-            {"max_completion_length": 96, "gradient_checkpointing": False},
+            {"max_completion_length": 96, "gradient_checkpointing": False, "max_steps": 1},
             model="qwen3",
             rows=chat_rows,
             given={"tools": lambda: [multiply]},
@@ -611,7 +670,7 @@ SECTIONS: dict[str, dict[str, Row]] = {
             **TURNS,
         ),
         "environment_factory, which owns the reward": Row(
-            {"max_completion_length": 96, "gradient_checkpointing": False},
+            {"max_completion_length": 96, "gradient_checkpointing": False, "max_steps": 1},
             model="qwen3",
             rows=chat_rows,
             reward=None,
@@ -669,12 +728,10 @@ def watched(found: dict[str, Any]) -> Iterator[None]:
                 logging.getLogger("rarl").removeHandler(lines)
 
 
-@functools.cache
-def train(kind: str, name: str) -> dict[str, Any]:
-    """What one trainer samples, logs and learns in a row; TRL's is trained once for both comparisons."""
-    row = ROWS[name]
+def train(kind: str, row: Row) -> dict[str, Any]:
+    """What one trainer samples, logs and learns in a row."""
     found: dict[str, Any] = {"error": None}
-    with watched(found), playing_vllm() if row.settings.get("use_vllm") else contextlib.nullcontext():
+    with watched(found), playing_vllm() if "vllm_mode" in row.settings else contextlib.nullcontext():
         try:
             found |= _train(kind, row)
         except Exception as error:
@@ -698,9 +755,14 @@ def _train(kind: str, row: Row) -> dict[str, Any]:
         path = folder_of(row.model)
         given = {name: make() for name, make in row.given.items()}
         torch.manual_seed(0), random.seed(0), np.random.seed(0)
-        trainer = trainer_class(
-            row.prepare(path), row.reward, args, row.rows(), processing_class=processor_of(row.model), **given
-        )
+        ours = {
+            "model": row.prepare(path),
+            "reward_funcs": row.reward,
+            "args": args,
+            "train_dataset": row.rows(),
+            "processing_class": processor_of(row.model),
+        }
+        trainer = trainer_class(**{**ours, **given})
         trainer.remove_callback(PrinterCallback)
         start = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
         answers: list[Any] = []
@@ -747,25 +809,25 @@ def beside(row: Row) -> str:
         return "bit-equal"
     bound = row.loss_bound or row.bound
     equal = "equal" if bound == BOUND else f"within {bound:g}: {row.bound_reason}"
-    return f"{equal}; {row.reason}" if row.reason else equal
+    return f"{equal}; the log says: {row.reason}" if row.reason else equal
 
 
 HEAD = """# Beside TRL's trainer
 
-Settings of TRL's `GRPOTrainer`, each trained with it, with `SharedPrefixTrainer` and with `RARLTrainer` (mutation, exact
-zeros and suppressed vision tokens off), which `tests/test_parity.py` compares: tiny random models, two to four steps of
-SGD in fp32, the same seed. This page is made of its rows: `python -m tests.parity --write`.
+Settings of TRL's `GRPOTrainer`, each trained with it, with `SharedPrefixTrainer` and with `RARLTrainer` (without
+mutation, exact zeros and suppressed vision tokens): tiny random models, two to four steps of SGD in fp32, one seed.
+`tests/test_parity.py` compares them; this page is made of its rows by `python -m tests.parity --write`.
 
 - **equal**: the same answers are sampled, losses and all trained weights are within 1e-6, and what else is logged is
-  within 1e-5. Each run is seen to move weights by over 1e-4.
-- **shared**: several answers are seen to go through the model behind one prompt. Where they take TRL's way, the words
-  after *equal* are those of the one line in the log; results are TRL's, only slower.
+  within 1e-5. Each run is seen to move weights by over 1e-4, unless everything is masked.
+- **shared**: several answers are seen to go through the model behind one prompt. Where they take TRL's way, one line of
+  the log says why; results are TRL's, only slower.
 - **TRL's error**: the same error, word for word.
 
-Runs are the same training, but draw other random numbers, in two cases. Once an answer ends early, it leaves the batch
-that is sampled, so that the rest is drawn from the same distributions with other random numbers. With
-`steps_per_generation` above `gradient_accumulation_steps`, optimiser steps see whole groups, where TRL deals out single
-answers. With `shared_prefix="off"` both are TRL's to the last bit.
+Random numbers part from TRL's once an answer ends early: it leaves the batch that is sampled, and the rest is drawn
+from the same distributions with other numbers. With `steps_per_generation` above `gradient_accumulation_steps`,
+optimiser steps see whole groups, where TRL deals out single answers, so weights and later answers are others. With
+`shared_prefix="off"` all of it is TRL's to the last bit.
 
 """
 

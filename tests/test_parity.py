@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -22,22 +23,19 @@ def frozen_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-def cases() -> list[Any]:
-    return [
-        pytest.param(
-            name,
-            kind,
-            marks=[pytest.mark.long] * row.long,
-        )
-        for name, row in ROWS.items()
-        for kind in ("shared", "rarl")
-        if kind == "rarl" or not (row.own or row.plain)
-    ]
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * row.long) for name, row in ROWS.items()]
+)
+def test_row(name: str) -> None:
+    row = ROWS[name]
+    if row.absent and find_spec(row.absent) is not None:
+        pytest.skip(f"{row.absent} is installed")
+    want = train("trl", row)
+    for kind in ("rarl",) if row.own or row.plain else ("shared", "rarl"):
+        check(row, kind, want, train(kind, row))
 
 
-@pytest.mark.parametrize(("name", "kind"), cases())
-def test_row(name: str, kind: str) -> None:
-    row, want, got = ROWS[name], train("trl", name), train(kind, name)
+def check(row: Row, kind: str, want: dict[str, Any], got: dict[str, Any]) -> None:
     if row.raises is not None:
         check_errors(row, want["error"], got["error"], kind)
         return
@@ -89,11 +87,15 @@ def test_page_is_the_table() -> None:
 
 
 def test_vespo_multiplies_the_rounding_of_an_answer() -> None:
-    """The cause of the wider bound of its row: 1 ulp more or less in log-probabilities is 5e-7, and the sum of an answer's
-    scales a loss of log-probabilities near -6.6, where other losses are of ratios near 1."""
+    """The cause of the wider bound of its row.
+
+    Log-probabilities near -6.6 are rounded to 5e-7. VESPO multiplies them by a weight of the sum of an answer's ratios,
+    rounding and all; other losses are of the ratios, near 1.
+    """
     generator = torch.Generator().manual_seed(0)
     now = torch.randn(8, 8, generator=generator) / 10 - 6.6
     old = now + torch.randn(8, 8, generator=generator) / 10
+    rounded = torch.nextafter(old, torch.zeros(()))
     advantages = torch.tensor([[1.5], [-1.0], [0.5], [-1.0]]).repeat(2, 1)
 
     def vespo(old: torch.Tensor) -> torch.Tensor:
@@ -103,6 +105,5 @@ def test_vespo_multiplies_the_rounding_of_an_answer() -> None:
     def grpo(old: torch.Tensor) -> torch.Tensor:
         return (-(now - old).double().exp() * advantages).mean()
 
-    rounded = torch.nextafter(old, torch.zeros(()))
-    assert BOUND < (vespo(rounded) - vespo(old)).abs() < ROWS["loss_type vespo"].loss_bound
+    assert (vespo(rounded) - vespo(old)).abs() > 10 * BOUND
     assert (grpo(rounded) - grpo(old)).abs() < BOUND
