@@ -346,11 +346,6 @@ class Row:
     long: bool = False
 
 
-def other(model_type: str) -> dict[str, Any]:
-    """A family whose prompts are not shared."""
-    return {"shares": (False, False), "reason": f"model type '{model_type}'"}
-
-
 ITERATED = {"num_iterations": 2, "max_steps": 4}
 GREEDY = {"generation_kwargs": {"do_sample": False}, "beta": 1.0}  # equal answers teach nothing but to be the reference
 FAST = {"learning_rate": 1.0}
@@ -477,8 +472,8 @@ SECTIONS: dict[str, dict[str, Row]] = {
             **VIRTUAL,
         ),
         "LoRA, Qwen2.5-VL": Row(model="qwen2_5_vl", rows=image_rows, given={"peft_config": lora()}),
-        "LoRA, Gemma 3": Row(model="gemma3", rows=image_rows, given={"peft_config": lora()}, **other("gemma3")),
-        "LoRA, SmolVLM": Row(model="smolvlm", rows=image_rows, given={"peft_config": lora()}, **other("smolvlm")),
+        "LoRA, Gemma 3": Row(model="gemma3", rows=image_rows, given={"peft_config": lora()}),
+        "LoRA, SmolVLM": Row(model="smolvlm", rows=image_rows, given={"peft_config": lora()}),
         "LoRA, Qwen3-VL": Row(model="qwen3_vl", rows=image_rows, given={"peft_config": lora()}),
     },
     "Batches": {
@@ -640,9 +635,7 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Models and turns": {
         "Qwen3": Row(model="qwen3"),
         **{
-            f"images, {name}": Row(
-                model=model, rows=image_rows, long=model not in ("gemma3", "smolvlm"), **other(model)
-            )
+            f"images, {name}": Row(model=model, rows=image_rows, long=model not in ("gemma3", "smolvlm"))
             for name, model in (
                 ("Gemma 3", "gemma3"),
                 ("LLaVA-NeXT", "llava_next"),
