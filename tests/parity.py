@@ -272,6 +272,17 @@ def calling(trainer: Any) -> Any:
     return patch.object(trainer.model, "generate", speak)
 
 
+def in_place(trainer: Any) -> Any:
+    """Token types without the second token of the beginning, which TRL's call of the processor adds."""
+    inner = trainer._get_per_token_logps_and_entropies
+
+    def cut(model: Any, input_ids: torch.Tensor, *args: Any, token_type_ids: torch.Tensor, **kwargs: Any) -> Any:
+        types = token_type_ids[:, -input_ids.shape[1] :]
+        return inner(model, input_ids, *args, token_type_ids=types, **kwargs)
+
+    return patch.object(trainer, "_get_per_token_logps_and_entropies", cut)
+
+
 class Engine:
     """What TRL asks of `VLLMGeneration`, which is no CPU's, with random answers and log-probabilities."""
 
@@ -367,6 +378,7 @@ ONE_TOKEN: dict[str, Any] = {
     "reason": "prompt of one token is sampled as TRL does",
 }
 OTHER_RANDOM_NUMBERS = "once an answer ends early, the rest is drawn with other random numbers"
+TOKEN_TYPES = "TRL counts a second `<bos>` in its token types, so that its images see themselves one place off"
 WHOLE_GROUPS = "optimiser steps see whole groups, where TRL deals out single answers"
 ONE_MASK = "dropout draws one mask for a prompt, where TRL draws one for each answer, in sampling too"
 
@@ -472,7 +484,10 @@ SECTIONS: dict[str, dict[str, Row]] = {
             **VIRTUAL,
         ),
         "LoRA, Qwen2.5-VL": Row(model="qwen2_5_vl", rows=image_rows, given={"peft_config": lora()}),
-        "LoRA, Gemma 3": Row(model="gemma3", rows=image_rows, given={"peft_config": lora()}),
+        "LoRA, Gemma 3": Row(model="gemma3", rows=image_rows, given={"peft_config": lora()}, differs=TOKEN_TYPES),
+        "LoRA, Gemma 3, token types put in place": Row(
+            model="gemma3", rows=image_rows, given={"peft_config": lora()}, around=in_place
+        ),
         "LoRA, SmolVLM": Row(model="smolvlm", rows=image_rows, given={"peft_config": lora()}),
         "LoRA, Qwen3-VL": Row(model="qwen3_vl", rows=image_rows, given={"peft_config": lora()}),
     },
@@ -635,15 +650,16 @@ SECTIONS: dict[str, dict[str, Row]] = {
     "Models and turns": {
         "Qwen3": Row(model="qwen3"),
         **{
-            f"images, {name}": Row(model=model, rows=image_rows, long=model not in ("gemma3", "smolvlm"))
+            f"images, {name}": Row(model=model, rows=image_rows, long=model != "smolvlm")
             for name, model in (
-                ("Gemma 3", "gemma3"),
                 ("LLaVA-NeXT", "llava_next"),
                 ("Idefics3", "idefics3"),
                 ("SmolVLM", "smolvlm"),
                 ("InternVL", "internvl"),
             )
         },
+        "images, Gemma 3": Row(model="gemma3", rows=image_rows, differs=TOKEN_TYPES),
+        "images, Gemma 3, token types put in place": Row(model="gemma3", rows=image_rows, around=in_place),
         "sliding windows": Row(model="sliding", shares=(False, False), reason="its layers have sliding windows"),
         "mixture of experts": Row(model="moe", shares=(False, False), reason="model type 'qwen2_moe'"),
         "mixture of experts, no auxiliary loss": Row(
