@@ -322,11 +322,11 @@ class Row:
         absent: Package that must not be installed.
         around: Context in which the trainer trains.
         shares: Whether answers to a prompt really share it, in training and in generation.
-        reason: Where they do not: words of the one line that says why.
+        reason: Words of the one line of the log, which says why they do not.
         differs: Why the run is another than TRL's.
         first_answers: With `differs`: whether the first generation batch is TRL's even so.
         raises: The error that TRL raises, and ours too: its type and words of it.
-        ours: The error that ours raises instead.
+        ours: The error that `RARLTrainer` raises instead, or where TRL raises none.
         bound: Of losses and weights.
         loss_bound: Of losses alone, if it is another.
         bound_reason: Why one of them is not [`BOUND`].
@@ -510,6 +510,9 @@ SECTIONS: dict[str, dict[str, Row]] = {
         ),
         "groups torn over optimiser steps": Row(TORN_STEPS, differs=WHOLE_GROUPS),
         "groups torn over optimiser steps, off": Row(TORN_STEPS, own=OFF, shares=(False, False), bound=0.0),
+        "fewer prompts than a generation batch takes": Row(
+            {"per_device_train_batch_size": 64}, ours=(ValueError, "6 prompts, but one generation batch takes 16")
+        ),
         "shuffle_dataset false": Row({"shuffle_dataset": False}),
         "shared_prefix off": Row(own=OFF, shares=(False, False), bound=0.0),
         "shared_prefix off, images, beta": Row(
@@ -744,7 +747,7 @@ def train(kind: str, row: Row) -> dict[str, Any]:
         try:
             found |= _train(kind, row)
         except Exception as error:
-            if row.raises is None:
+            if row.raises is None and row.ours is None:
                 raise
             found["error"] = error.with_traceback(None)
     return found
@@ -797,7 +800,11 @@ def table() -> str:
     for section, rows in SECTIONS.items():
         lines += [f"## {section}", "", "| setting | training | sampling | beside TRL |", "|---|---|---|---|"]
         for name, row in rows.items():
-            shares = ["shared" if shared else "TRL's way" for shared in row.shares] if row.raises is None else ["", ""]
+            shares = (
+                ["shared" if shared else "TRL's way" for shared in row.shares]
+                if row.raises is None and row.ours is None
+                else ["", ""]
+            )
             lines.append(f"| {name} | {' | '.join(shares)} | {beside(row)} |")
         lines.append("")
     return HEAD + "\n".join(lines)
@@ -805,13 +812,9 @@ def table() -> str:
 
 def beside(row: Row) -> str:
     """What a row of the table says of the run beside TRL's."""
-    if row.raises is not None:
-        error = f"TRL's error, `{row.raises[0].__name__}`"
-        return (
-            error
-            if row.ours is None
-            else f"`{row.ours[0].__name__}` before training; TRL: `{row.raises[0].__name__}` in it"
-        )
+    if row.raises is not None or row.ours is not None:
+        theirs = f"`{row.raises[0].__name__}`" if row.raises else "trains no step, and says nothing"
+        return f"`{row.ours[0].__name__}` before training; TRL: {theirs}" if row.ours else f"TRL's error, {theirs}"
     if row.differs:
         return f"another run: {row.differs}"
     if row.bound == 0:
@@ -843,4 +846,4 @@ optimiser steps see whole groups, where TRL deals out single answers, so weights
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("python -m tests.parity --write")
-    PAGE.write_text(table())
+    PAGE.write_text(table(), encoding="utf-8")
