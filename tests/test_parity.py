@@ -15,12 +15,18 @@ UNLIKE = ("runtime", "per_second", "step_time", "total_flos")  # parts of the na
 
 
 @pytest.fixture(scope="module", autouse=True)
-def frozen_garbage() -> Iterator[None]:
-    """`Trainer.train` collects garbage, which takes longer than training if it looks at all modules each time."""
+def quick() -> Iterator[None]:
+    """One thread, as others only wait for each other, and no garbage of the imports.
+
+    `Trainer.train` looks through that for longer than it trains here.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
