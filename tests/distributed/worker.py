@@ -86,9 +86,9 @@ class RecordingTrainer(RARLTrainer):
 def main(base: str, output: str, spec_file: str) -> None:
     spec = json.loads(Path(spec_file).read_text())
     processor = AutoProcessor.from_pretrained(base)
-    args = RARLConfig(output_dir=output, reward_weights=weights(), **spec["config"])
     with torch.device("meta"):
         targets = language_lora_targets(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base)))
+    args = RARLConfig(output_dir=output, reward_weights=weights(), **spec["config"])
     if args.deepspeed:
         # On GPUs accelerate does it with the arguments; on a CPU it would come after the model, and ZeRO-3 loads the
         # model in shards.
