@@ -123,8 +123,9 @@ class SharedPrefixTrainer(GRPOTrainer):
             if not frozen or part is decoder:
                 continue
             with suppress(NotImplementedError):
-                pixels = part.get_input_embeddings()
-                pixels.register_forward_hook(lambda _module, _inputs, out: out.requires_grad_(False))
+                embeddings = part.get_input_embeddings()
+                if isinstance(embeddings, torch.nn.Module):
+                    embeddings.register_forward_hook(_leave_out)
 
     def _check_calls(self) -> None:
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
@@ -302,3 +303,8 @@ class SharedPrefixTrainer(GRPOTrainer):
 
 def _tensor(field: Any) -> torch.Tensor:
     return field if isinstance(field, torch.Tensor) else torch.stack([torch.as_tensor(part) for part in field])
+
+
+def _leave_out(_module: Any, _inputs: Any, output: Any) -> None:
+    if isinstance(output, torch.Tensor) and output.is_leaf:
+        output.requires_grad_(False)
