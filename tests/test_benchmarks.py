@@ -1,11 +1,8 @@
 """The benchmark as it is started, shortened, and what its figures rest on. No assertion about speed."""
 
 import json
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,18 +10,15 @@ import torch
 from benchmarks import rewards
 from benchmarks.reward_share import Run, StepClock, fastest_steps, largest_difference, mean_ms
 
-ROOT = Path(__file__).parents[1]
 SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
 TIMES = ["five_rewards_ms", "per_answer_us", "stock_ms", "ratio", "rewards_ms_per_step", "rmo_ms_per_step"]
 TIMES += ["rmo_every_group_ms_per_step", "step_ms", "stock_step_ms", "step_ratio"]
 
 
-def test_json_holds_every_figure() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks.rewards", "--json", *SHORT]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    figures = json.loads(result.stdout)  # one object and nothing else
+def test_json_holds_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["rewards", "--json", *SHORT])
+    rewards.main()
+    figures = json.loads(capsys.readouterr().out)  # one object and nothing else
     exact = {"answers": 1000, "images": 8, "repeats": 1, "steps": 1, "max_abs_difference_options_off": 0.0}
     assert {name: figures[name] for name in exact} == exact
     assert figures.keys() == {*exact, *TIMES, "max_abs_difference", "share", "mutated_per_step"}

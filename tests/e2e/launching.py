@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from filelock import FileLock
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["--max_steps", "2", "--num_prompts", "32", "--size", "200", "--eval_prompts", "4"]
 SHORT += ["--per_device_train_batch_size", "16"]
@@ -27,6 +29,10 @@ ENVIRONMENT = {
 }
 # What every recipe imports takes longer than what they do here: one server imports it, each run is a fork of it.
 PRELOADED = ["rarl.cli", "rarl.recipe", "rarl.trainer", "gor_head.vlm", "trl", "peft"]
+
+# Launches of two processes wait for each other, whoever tests: each takes two cores, and DeepSpeed compiles what it
+# needs into one folder of the user's.
+two_processes = FileLock(Path(tempfile.gettempdir()) / f"rarl_two_processes_{os.getuid()}.lock")
 
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
