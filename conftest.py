@@ -21,3 +21,7 @@ def young_garbage() -> None:
     """Each training collects garbage, for longer than it trains here if it looks through all that was imported."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()

@@ -2,12 +2,12 @@
 
 import json
 import sys
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import rewards
+from benchmarks import reward_share, rewards
 from benchmarks.reward_share import Run, StepClock, fastest_steps, largest_difference, mean_ms
 
 SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
@@ -40,28 +40,31 @@ def test_no_measurement_is_refused(
 
 
 class Worker:
+    """Whose methods take two and three seconds by its own watch."""
+
+    now = 0.0
+
     def outer(self) -> str:
-        time.sleep(0.002)
+        self.now += 2
         return self.inner()
 
     def inner(self) -> str:
-        time.sleep(0.002)
+        self.now += 3
         return "done"
 
 
-def test_clock_counts_a_nested_call_once() -> None:
+def test_clock_counts_a_nested_call_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, clock = Worker(), StepClock()
+    monkeypatch.setattr(reward_share, "time", SimpleNamespace(perf_counter=lambda: worker.now))
     clock.watch(worker, "outer")
     clock.watch(worker, "inner")
     clock.on_train_begin()
     assert worker.outer() == "done"
+    worker.now += 1
     clock.on_step_end()
     assert worker.inner() == "done"
     clock.on_step_end()
-    first, second = clock.steps
-    assert first.keys() == {"step", "outer"} and second.keys() == {"step", "inner"}
-    assert 0.004 <= first["outer"] <= first["step"]
-    assert 0.002 <= second["inner"] <= second["step"]
+    assert clock.steps == [{"step": 6, "outer": 5}, {"step": 3, "inner": 3}]
 
 
 def test_mean_is_over_the_faster_repetition_of_each_step_after_the_warm_up() -> None:
