@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "COLUMNS": "200",
 }
+FORKED = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"}  # which is what `accelerate launch --cpu` sets
 # What every recipe imports takes longer than what they do here: one server imports it, each run is a fork of it.
 PRELOADED = ["rarl.cli", "rarl.recipe", "rarl.trainer", "gor_head.vlm", "trl", "peft"]
 
@@ -59,7 +60,7 @@ def fork(program: Callable[[], Any], folder: Path, *arguments: str) -> subproces
     """Run a program in `folder`, in a new process that has imported already what the recipes import."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with mock.patch.dict(os.environ, ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"}):
+    with mock.patch.dict(os.environ, FORKED):
         forkserver.ensure_running()
     with tempfile.TemporaryDirectory() as outputs:
         process = context.Process(target=_run, args=(program, str(folder), list(arguments), outputs))
@@ -76,6 +77,7 @@ def fork(program: Callable[[], Any], folder: Path, *arguments: str) -> subproces
 def _run(program: Callable[[], Any], folder: str, arguments: list[str], outputs: str) -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(os.path.join(outputs, name), os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.update(FORKED)
     os.chdir(folder)
     sys.argv = arguments
     program()
