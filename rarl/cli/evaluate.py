@@ -18,7 +18,7 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Task; by default what was trained.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
-    size: Annotated[int, typer.Option(help="Number of built-in images.")] = 1000,
+    size: Annotated[int | None, typer.Option(help="Number of built-in images, 1000 if not given.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     num_images: Annotated[list[int], typer.Option(help="Images in a prompt; give it once for each number.")] = [  # noqa: B006
         1,
