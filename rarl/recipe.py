@@ -1,19 +1,21 @@
 """What every training recipe shares: its arguments, its data, its policy, and what it leaves behind.
 
-A recipe is a short script: parse, [`prepare_data`], [`load_policy`], train, [`finish`].
+A recipe is a short script: parse, [`prepare_data`] and [`load_policy`] inside [`setting_up`], then [`train`] and
+[`finish`].
 """
 
 import dataclasses
 import gc
 import shutil
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
@@ -23,7 +25,8 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedModel,
-    Trainer,
+    TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
@@ -178,16 +181,47 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     return training_args, cast(RecipeArguments, recipe_args), cast(ModelConfig, model_args)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a recipe; an error before training, which the user can mend, is one line, without a traceback."""
+@contextmanager
+def setting_up() -> Iterator[None]:
+    """Set up a run: an error inside, which the user can mend, is one line, without a traceback.
+
+    Training, evaluation and what follows stand after the block: an error there is a defect, and has its traceback.
+    """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
     try:
-        main()
+        yield
     except (ValueError, OSError) as error:
-        in_training = any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
-        if in_training:  # not the user's input any more
-            raise
-        sys.exit(f"Error: {error}")
+        sys.exit("Error: " + " ".join(str(error).splitlines()))
+
+
+class _NothingLeft(Exception):
+    """A checkpoint that holds all steps of its run."""
+
+
+class _StopIfDone(TrainerCallback):
+    """Ends a resumed run that has no step left: transformers would take one more."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
+
+
+def train(trainer: Any) -> None:
+    """Train, from the checkpoint of `resume_from_checkpoint` if there is one, and not beyond `max_steps`."""
+    checkpoint = trainer.args.resume_from_checkpoint
+    if checkpoint is None:
+        trainer.train()
+        return
+    trainer.add_callback(_StopIfDone())
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except _NothingLeft:
+        state = trainer.state
+        if trainer.is_world_process_zero():
+            print(f"{checkpoint} has {state.global_step} of {state.max_steps} steps: nothing is left to train.")
+        ended = Path(trainer.args.output_dir) / "trainer_state.json"
+        if ended.is_file() and (whole := TrainerState.load_from_json(str(ended))).global_step == state.global_step:
+            trainer.state = whole  # with the lines that are logged at the end
 
 
 @dataclass
@@ -199,12 +233,19 @@ class Data:
         train: Training rows; with `completion`, the perfect answer, for supervised training.
         test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
         median: Median value of the training split: the constant prediction to beat.
+        labels: Values of the training split, all that training may know of the values.
     """
 
     source: ImageSource
     train: Any
     test: dict[int, Any]
     median: float
+    labels: list[float]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the training labels, 1 if they are all equal: the unit that errors are counted in."""
+        return float(np.std(self.labels)) or 1.0
 
 
 def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
@@ -218,11 +259,12 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
+    labels = [source.values[i] for i in indices]
     if a.gor_vocabulary is not None:
-        task = value_token_task(a, source.task, [source.values[i] for i in indices])
+        task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
     train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
-    return Data(source, train, test, median)
+    return Data(source, train, test, median, labels)
 
 
 def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequence[float]) -> OrdinalTask:
