@@ -42,6 +42,10 @@ def main() -> None:
     with setting_up():
         training_args, arguments, model_args = parse(GoRSFTConfig, Path(__file__).parent / "configs/gor_sft_tiny.yaml")
         arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
+        unweighted = {"loss_type": "nll", "label_smoothing_factor": 0.0, "use_liger_kernel": False}
+        for name, wanted in unweighted.items():
+            if training_args.huber_weight and getattr(training_args, name) != wanted:
+                raise ValueError(f"{name}: wanted {wanted} beside the Huber loss, got {getattr(training_args, name)}.")
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments, with_completion=True)
         task = data.source.task

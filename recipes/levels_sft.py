@@ -40,6 +40,9 @@ def main() -> None:
         )
         if arguments.num_images != [1]:
             raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
+        for name in ("gor_vocabulary", "eval_max_new_tokens"):
+            if arguments.given.get(name) is not None:
+                raise ValueError(f"{name}: answers are rated in words, and not sampled; wanted no such argument.")
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments, with_completion=True)
         task = data.source.task
@@ -48,7 +51,7 @@ def main() -> None:
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
         sentence = 1 + max(len(processor.tokenizer(levels.sentence(word))["input_ids"]) for word in levels.words)
-        check_lengths(data, path, processor, sentence, arguments.eval_max_new_tokens)
+        check_lengths(data, path, processor, sentence, sentence)
         repository = hub_repository(training_args, model_args, arguments)
         model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
         trainer = SFTTrainer(

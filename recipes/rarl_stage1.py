@@ -27,7 +27,9 @@ def main() -> None:
         training_args, arguments, model_args = parse(
             RARLConfig, Path(__file__).parent / "configs/rarl_stage1_tiny.yaml"
         )
-        rewards, training_args.reward_weights = arguments.reward_functions(["regression", "format"])
+        rewards, training_args.reward_weights = arguments.reward_functions(
+            ["regression", "format"], training_args.reward_weights
+        )
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments)
         processor = load_processor(path, data.source.task, arguments.adapter)

@@ -31,7 +31,8 @@ def main() -> None:
         training_args, arguments, model_args = parse(
             RARLConfig, Path(__file__).parent / "configs/rarl_stage2_tiny.yaml"
         )
-        rewards, training_args.reward_weights = arguments.reward_functions(list(REWARDS))
+        rewards, weights = arguments.reward_functions(list(REWARDS), training_args.reward_weights)
+        training_args.reward_weights = weights
         path = resolve_model(model_args.model_name_or_path)
         arguments.adapter = stage1_adapter(arguments, path)
         data = prepare_data(arguments)

@@ -91,6 +91,19 @@ def test_rewards_given_by_name_go_first() -> None:
         RecipeArguments(rewards=["beauty"]).reward_functions([])
 
 
+def test_reward_weights_go_with_the_rewards() -> None:
+    assert RecipeArguments().reward_functions(["regression", "format"], [5, 7])[1] == [5, 7]
+    with pytest.raises(ValueError, match=r"reward_weights: wanted 2 numbers, for regression, format, got \[5\]"):
+        RecipeArguments().reward_functions(["regression", "format"], [5])
+    arguments = RecipeArguments(weight_format=2)
+    arguments.given = {"weight_format": 2}
+    with pytest.raises(ValueError, match="weight_format and reward_weights are both given"):
+        arguments.reward_functions(["regression", "format"], [5, 7])
+    assert arguments.reward_functions(["regression", "format"])[1] == [1, 2]
+    with pytest.raises(ValueError, match="weight_format: none of the rewards regression is weighted by it"):
+        arguments.reward_functions(["regression"])
+
+
 def test_new_task() -> None:
     arguments = RecipeArguments(
         task="rust", task_rule=RUST.rule, task_minimum=0, task_maximum=100, task_tolerance=8, task_metric="srcc"
@@ -211,13 +224,6 @@ def test_resume_from_what_is_no_whole_checkpoint() -> None:
     write_checkpoint(Path("output/checkpoint-2"), "trainer_state.json", "adapter_model.safetensors")
     fails("true", "output/checkpoint-2 holds no .*saved without save_only_model")
     fails("elsewhere", "elsewhere holds no trainer_state.json")
-
-
-def test_arguments_without_effect_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--use_cpu", "true", "--load_in_4bit", "true", "--model_revision", "v2"]
-    monkeypatch.setattr(sys, "argv", ["recipe.py", *flags])
-    with pytest.raises(ValueError, match="^model_revision, load_in_4bit: .*without effect"):
-        parse(RARLConfig, CONFIG)
 
 
 def test_test_prompts_must_fit_the_context_too() -> None:
