@@ -35,6 +35,7 @@ EVALUATION = "recipes hand the trainer no evaluation data; eval_prompts evaluate
 UNQUANTIZED = "recipes load the model as it is saved"
 NO_IMAGES = "TRL has it for text only"
 OWN_TEMPLATE = "evaluation reads the model's own"
+NO_CUT = "truncation would cut image tokens"
 NO_REFERENCE = "TRL keeps no reference model beside an adapter"
 ONE_PUSH = "push_to_hub uploads the adapter once, at the end"
 
@@ -62,7 +63,9 @@ WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "eval_packing"), EVALUATION),
     **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), ONE_PUSH),
     **dict.fromkeys(("packing", "padding_free", "assistant_only_loss", "precompute_ref_log_probs"), NO_IMAGES),
+    **dict.fromkeys(("packing_strategy", "dataset_text_field", "dataset_kwargs", "dataset_num_proc"), NO_IMAGES),
     **dict.fromkeys(("use_transformers_continuous_batching", "use_transformers_paged"), NO_IMAGES),
+    "truncation_mode": NO_CUT,
     **dict.fromkeys(("chat_template_path", "eos_token"), OWN_TEMPLATE),
 }
 """Arguments that nothing would come of, with the reason; what they are by default may be said."""
@@ -317,7 +320,7 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
         elif name in REWARDS and not rewarded and value is not None and value is not False:
             reason = "this recipe learns from given answers, without rewards"
         elif name == "max_length" and value is not None:
-            reason = "truncation would cut image tokens"
+            reason = NO_CUT
         elif name == "pad_to_multiple_of" and not rewarded and value not in (None, "auto"):
             reason = NO_IMAGES
         elif name == "rmo_source" and value == "reference":
