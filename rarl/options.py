@@ -421,6 +421,9 @@ def check_policy(path: str, args: Any, model_args: ModelConfig, with_lora: bool)
     Raises:
         ValueError: Names the argument, the value and the reason.
     """
+    plugin = args.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        return  # transformers makes no model without weights there: it would be parted over the processes
     config = AutoConfig.from_pretrained(path)
     attention = model_args.attn_implementation
     try:
