@@ -34,7 +34,6 @@ from benchmarks.formulas import (
     text_sizes,
 )
 from benchmarks.measure import peak_bytes
-from rarl.recipe import run
 
 NUM_GENERATIONS = 8
 ANSWER_TOKENS = 100
@@ -178,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -27,7 +27,6 @@ from trl import GRPOTrainer
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
 from rarl.lora import language_lora_targets
-from rarl.recipe import run
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
 IMAGES = (1, 4, 8)
@@ -199,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

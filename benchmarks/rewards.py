@@ -24,7 +24,6 @@ from scipy.stats import kendalltau
 from benchmarks.reward_share import measure_step
 from rarl import answer
 from rarl.prompt import list_reasoning
-from rarl.recipe import run
 from rarl.rewards import REWARDS
 from rarl.task import get_task
 
@@ -167,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

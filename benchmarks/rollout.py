@@ -24,7 +24,6 @@ from trl.data_utils import prepare_multimodal_messages
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
 from rarl.image_memo import images_processed_once
-from rarl.recipe import run
 from rarl.trainer import SharedPrefixTrainer
 
 NUM_IMAGES = (1, 4, 8)
@@ -181,4 +180,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

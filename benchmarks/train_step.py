@@ -25,7 +25,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
-from rarl.recipe import run
 from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
@@ -246,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -24,7 +24,8 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
-    run,
+    setting_up,
+    train,
 )
 
 
@@ -40,17 +41,20 @@ class GoRDPOConfig(DPOConfig):
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(GoRDPOConfig, Path(__file__).parent / "configs/gor_dpo_tiny.yaml")
-    if arguments.adapter is None:
-        raise ValueError("adapter: DPO starts from a trained adapter, such as that of recipes/gor_sft.py; got none.")
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments)
-    task = data.source.task
-    processor = load_processor(path, task, arguments.adapter)
-    training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+    with setting_up():
+        training_args, arguments, model_args = parse(GoRDPOConfig, Path(__file__).parent / "configs/gor_dpo_tiny.yaml")
+        if arguments.adapter is None:
+            raise ValueError(
+                "adapter: DPO starts from a trained adapter, such as that of recipes/gor_sft.py; got none."
+            )
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments)
+        task = data.source.task
+        processor = load_processor(path, task, arguments.adapter)
+        training_args.max_length = None  # truncation would cut image tokens
+        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
     model.to(PartialState().device)
     with PartialState().main_process_first():  # the others find the pairs made
         pairs, file = build_preferences(
@@ -71,9 +75,9 @@ def main() -> None:
         print(f"{found.pairs} pairs from {found.rows} prompts, {found.ties} ties skipped: {file.path}")
     trainer = DPOTrainer(model, args=training_args, train_dataset=pairs, processing_class=processor)
     mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    train(trainer)
     finish(trainer, data, arguments, path, "gor_dpo", repository)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SHORT = ["--max_steps", "2", "--num_prompts", "32", "--size", "200", "--eval_prompts", "4"]
-SHORT += ["--per_device_train_batch_size", "16"]
+OWN_SHORT = ["--max_steps", "2", "--num_prompts", "32", "--eval_prompts", "4", "--per_device_train_batch_size", "16"]
+SHORT = [*OWN_SHORT, "--size", "200"]  # of the built-in images
 
 
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
