@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
 from gor_head import GoRRegressor
@@ -170,7 +170,8 @@ def main() -> None:
     if min(arguments.seeds, arguments.jobs) < 1:
         parser.error("--seeds and --jobs must be at least 1")
     table = read_table(arguments.table, arguments.target, arguments.drop)
-    with Progress(console=Console(stderr=True)) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("trainings")
 
         def show(done: int, total: int, cell: Cell | None) -> None:

@@ -102,6 +102,23 @@ def test_predict_says_what_it_leaves_out(model_folder: Path, pictures: list[str]
     assert result.stderr.count("Warning: /") == 1 and len(json.loads(result.stdout)) == 2
 
 
+def test_names_are_shown_as_they_are(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    names = [str(Path(pictures[0]).rename(tmp_path / name)) for name in ["scan [final].png"]]
+    common = ("--model", model_folder, "--task", "count", "--max-new-tokens", 80)
+    assert names[0] in call("predict", *common, *names).stdout
+    output = tmp_path / "[bold].json"
+    result = call("evaluate", *common, "--size", 60, "--num-images", 1, "--num-prompts", 2, "--output", output)
+    assert result.exit_code == 0 and "[bold]" in result.stdout, result.output
+    log = json.dumps({"log_history": [{"step": 1, "reward": 0.5}]})
+    (tmp_path / "trainer_state.json").write_text(log)
+    runs = ["--run", f"[/red]={output}", "--curves", f"$\\red$={tmp_path}", "--output", tmp_path / "[out]"]
+    result = call("report", *runs)
+    assert result.exit_code == 0 and "[/red]" in result.stdout, result.output
+    assert "'[/no]'" in fails(2, "predict", "--model", model_folder, "--task", "[/no]", names[0])
+    result = call("predict", *common, names[0], "--decode", "[/no]")
+    assert result.exit_code == 2 and "[/no]" in result.stderr, result.output
+
+
 def test_predict_errors(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
     common = ("predict", "--model", model_folder, "--task")
     assert "no readable answer within 4 tokens" in fails(2, *common, "count", pictures[0], "--max-new-tokens", 4)

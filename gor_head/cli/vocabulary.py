@@ -91,9 +91,10 @@ def summary_text(summary: dict[str, Any]) -> str:
 def summary_table(summary: dict[str, Any], title: str) -> "Table":
     """Table of a vocabulary's summary, before and after CoDi."""
     from rich.table import Table
+    from rich.text import Text
 
     before, after = summary["before"], summary["after"]
-    table = Table(title=title)
+    table = Table(title=Text(title, "table.title"))
     table.add_column("vocabulary")
     table.add_column("before CoDi", justify="right")
     table.add_column("after", justify="right")

@@ -18,13 +18,15 @@ from typer.testing import CliRunner, Result
 
 from gor_head import CoDiVocabulary
 from gor_head.cli import app
-from gor_head.cli.compare import comparison_tables
-from gor_head.cli.evaluate import evaluation, parse_edges, ranges_table
+from gor_head.cli.compare import comparison_tables, overall_table
+from gor_head.cli.evaluate import evaluation, metrics_table, parse_edges, ranges_table
 from gor_head.cli.options import parse_settings
-from gor_head.cli.vocabulary import summary_text
+from gor_head.cli.vocabulary import summary_table, summary_text
 from gor_head.compare import Cell, Comparison, Entry, Overall
 from gor_head.compare.cells import read, split
+from gor_head.compare.plot import comparison_figure
 from gor_head.significance import Standing
+from tests.markup import NAMES
 
 QUICK = ["--set", "max_steps=30", "--set", "batch_size=64"]
 
@@ -397,3 +399,39 @@ def test_wide_comparison_is_parted_to_fit_the_screen() -> None:
     assert len(tables) == 3 and text.count("12.35*") == 10 and "…" not in text
     assert text.count("mean-variance") == text.count("short") == 5
     assert max(map(len, text.splitlines())) <= 80
+
+
+# Names of users
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name: str) -> None:
+    entry = Entry(Standing(12.3456, 1.0, True, True), 0.5, 1.0, 1.0, 1.0, 1.0)
+    comparison = Comparison(
+        {name: {name: entry, f"{name} 2": None}}, {name: Overall(1, 1, 1.0, 1.0, 1.0), f"{name} 2": None}
+    )
+    report = evaluation([0.0, 1.0], [0.0, 2.0], None, 5)
+    summary = CoDiVocabulary.fit([1, 2, 3]).summary()
+    console = Console(width=200, file=io.StringIO())
+    for table in [*comparison_tables(comparison, 200), overall_table(comparison), metrics_table(report, name)]:
+        console.print(table)
+    console.print(summary_table(summary, title=name))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    # A column is as wide as a name's longest word: there it is parted at its blanks.
+    assert printed.count(name) >= 4 and all(word in printed for word in name.split())
+    comparison_figure(comparison).savefig(io.BytesIO())
+
+
+def test_a_table_whose_name_looks_like_markup(folder: Path, tmp_path: Path) -> None:
+    data = pd.read_csv(folder / "visits.csv").rename(columns={"x": "[/x]", "seconds": "[red]"})
+    path = tmp_path / "visits [final].csv"
+    data.to_csv(path, index=False)
+    flags = ["--target", "[red]", "--drop", "customer", *QUICK]
+    succeed("train", path, *flags, "--out", tmp_path / "[model]")
+    assert "visits [final].csv, 160 rows" in succeed("evaluate", tmp_path / "[model]", path)
+    assert "visits [final].csv" in succeed("vocabulary", path, "--column", "[red]")
+    result = gor("compare", path, *flags, "--methods", "l1", "--seeds", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "[final]" in result.stdout, result.output
+    error = fail(2, "train", path, "--target", "[blue]", "--out", tmp_path / "other")
+    assert "wanted the column '[blue]' as label" in error and "'[/x]'" in error
+    assert "[/x]" in fail(2, "vocabulary", path, "--initializer", "[/x]")
