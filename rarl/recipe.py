@@ -34,6 +34,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config
 
 from gor_head import CoDiVocabulary
+from gor_head.output import check_folder as check_output
+from gor_head.output import replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
 from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
@@ -42,7 +44,7 @@ from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
-from rarl.hub import create_repository, push_adapter, write_model_card
+from rarl.hub import ADAPTER_FILES, create_repository, push_adapter, write_model_card
 from rarl.lora import language_lora_targets
 from rarl.models import check_folder, load_model, trained_task
 from rarl.prompt import build_completion
@@ -176,6 +178,10 @@ class RecipeArguments:
         return register_task(OrdinalTask(name=name, **changes)).name
 
 
+OUTPUT_FILES = (*ADAPTER_FILES, "config.json", "model.safetensors", "trainer_state.json", "training_args.bin")
+"""What a run writes directly into its `output_dir`."""
+
+
 def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[Any, RecipeArguments, ModelConfig]:
     """Training arguments, recipe arguments and model arguments from `--config` (YAML) and flags.
 
@@ -186,6 +192,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
         FileNotFoundError: If the YAML is not there.
         ValueError: If an argument is unknown, cannot work here or would do nothing, or `resume_from_checkpoint` is no
             checkpoint that a run can go on from.
+        OSError: If `output_dir` cannot be written.
     """
     types: tuple[Any, ...] = (config_type, RecipeArguments, ModelConfig)
     parser = options.PlainParser(types, allow_abbrev=False)
@@ -212,6 +219,8 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
         raise ValueError(str(error)) from error
     arguments.given = own
     training_args.resume_from_checkpoint = resume_from(training_args)
+    if PartialState().is_main_process:
+        check_output(str(training_args.output_dir), OUTPUT_FILES)
     if training_args.deepspeed_plugin is not None and training_args.use_cpu:
         # On GPUs accelerate has done it by now; on CPUs it would come with the trainer, and ZeRO-3 loads the model in
         # shards before.
@@ -229,6 +238,7 @@ def setting_up() -> Iterator[None]:
     Training, evaluation and what follows stand after the block: an error there is a defect, and has its traceback.
     """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
+    replace_unprintable()
     try:
         yield
     except (ValueError, OSError) as error:
@@ -546,8 +556,9 @@ def finish(
                 constant=data.median,
             )
         write_report(report, output_dir / "report.json")
-        Console().print(report_table({stage: report}, title=data.source.task.name))
     if is_adapter:
         write_model_card(output_dir, path, data.source.task, stage, report)
         if repository is not None:
             push_adapter(output_dir, repository, args.hub_private_repo, token=args.hub_token)
+    if report is not None:  # last: what is printed may be lost, what is done stays
+        Console().print(report_table({stage: report}, title=data.source.task.name))

@@ -13,6 +13,8 @@ from pathlib import Path
 from accelerate import PartialState
 from trl import DPOConfig, DPOTrainer
 
+from gor_head.output import check_folder
+from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
 from rarl.preferences import build_preferences
@@ -52,6 +54,9 @@ def main() -> None:
         task = data.source.task
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
+        preferences = Path(training_args.output_dir) / "preferences"
+        if PartialState().is_main_process:
+            check_folder(preferences, (PAIRS_FILE, CARD_FILE))
         check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
         repository = hub_repository(training_args, model_args, arguments)
         model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
@@ -62,7 +67,7 @@ def main() -> None:
             processor,
             data.train,
             data.source,
-            Path(training_args.output_dir) / "preferences",
+            preferences,
             {"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
             training_args.beams,
             training_args.gap,

@@ -83,6 +83,9 @@ def compare(
         with clean_stdout():
             outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
     comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
+    if plot is not None and any(comparison.rows.values()):
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_comparison(comparison, plot)
     if as_json:
         failures = {str(cell): reason for cell, reason in outcome.failures.items()}
         report = {"seeds": seeds, "settings": keywords} | comparison.to_json() | {"failures": failures}
@@ -92,9 +95,6 @@ def compare(
         for table in comparison_tables(comparison, console.width):
             console.print(table)
         console.print(overall_table(comparison))
-    if plot is not None and any(comparison.rows.values()):
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_comparison(comparison, plot)
     if outcome.failures:
         for cell, reason in sorted(outcome.failures.items()):
             typer.echo(f"Failed: {cell}: {reason}", err=True)
