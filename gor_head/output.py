@@ -30,7 +30,7 @@ class Commands(TyperGroup):
         return super().main(*args, **kwargs)
 
 
-def check_file(path: str | Path) -> None:
+def check_output_file(path: str | Path) -> None:
     """Make sure that a file can be written, by opening it: permissions alone do not tell on every file system.
 
     What is in the file stays as it is; a file, and folders on the way, that are not there are gone again afterwards.
@@ -54,7 +54,7 @@ def check_file(path: str | Path) -> None:
         raise OSError(f"{path}: wanted a file that can be written, got {_reason(error)}.") from None
 
 
-def check_folder(folder: str | Path, names: Sequence[str] = ()) -> None:
+def check_output_folder(folder: str | Path, names: Sequence[str] = ()) -> None:
     """Make sure that files can be written into a folder, by writing one without a name; nothing stays of it.
 
     Args:
@@ -73,7 +73,7 @@ def check_folder(folder: str | Path, names: Sequence[str] = ()) -> None:
     except OSError as error:
         raise OSError(f"{folder}: wanted a folder that files can be written into, got {_reason(error)}.") from None
     for path in existing:
-        check_file(path)
+        check_output_file(path)
 
 
 @contextmanager

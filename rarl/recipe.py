@@ -34,8 +34,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config
 
 from gor_head import CoDiVocabulary
-from gor_head.output import check_folder as check_output
-from gor_head.output import replace_unprintable
+from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
 from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
@@ -220,7 +219,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     arguments.given = own
     training_args.resume_from_checkpoint = resume_from(training_args)
     if PartialState().is_main_process:
-        check_output(str(training_args.output_dir), OUTPUT_FILES)
+        check_output_folder(str(training_args.output_dir), OUTPUT_FILES)
     if training_args.deepspeed_plugin is not None and training_args.use_cpu:
         # On GPUs accelerate has done it by now; on CPUs it would come with the trainer, and ZeRO-3 loads the model in
         # shards before.

@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 from trl import DPOConfig, DPOTrainer
 
-from gor_head.output import check_folder
+from gor_head.output import check_output_folder
 from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
@@ -56,7 +56,7 @@ def main() -> None:
         training_args.max_length = None  # truncation would cut image tokens
         preferences = Path(training_args.output_dir) / "preferences"
         if PartialState().is_main_process:
-            check_folder(preferences, (PAIRS_FILE, CARD_FILE))
+            check_output_folder(preferences, (PAIRS_FILE, CARD_FILE))
         check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
         repository = hub_repository(training_args, model_args, arguments)
         model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)

@@ -45,14 +45,14 @@ def vocabulary(
     """Choose a vocabulary for the labels of a CSV file, and sum it up."""
     from rich.console import Console
 
-    from gor_head.output import check_folder
+    from gor_head.output import check_output_folder
     from gor_head.plots import token_frequencies
     from gor_head.tables import read_labels
     from gor_head.vocabulary import VOCABULARY_FILE, CoDiVocabulary
 
     check_image(plot)
     if out is not None:
-        check_folder(out, [VOCABULARY_FILE])
+        check_output_folder(out, [VOCABULARY_FILE])
     fitted = CoDiVocabulary.fit(
         read_labels(labels, column),
         initializer=initializer.value,

@@ -23,7 +23,7 @@ from gor_head.compare.cells import (
     taken,
     write,
 )
-from gor_head.output import check_folder
+from gor_head.output import check_output_folder
 from gor_head.tables import Table
 
 
@@ -97,7 +97,7 @@ def run(
             outcome.results[cell] = result
     missing = [cell for cell in cells if cell not in outcome.results]
     if missing:
-        check_folder(folder / "cells")
+        check_output_folder(folder / "cells")
     report = progress or (lambda done, total, cell: None)
     report(len(outcome.results), len(cells), None)
     tasks = (

@@ -42,7 +42,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from gor_head.output import check_file
+    from gor_head.output import check_output_file
     from rarl.datasets import load_source
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
@@ -51,7 +51,7 @@ def evaluate(
     from rarl.models import load_model, trained_task
     from rarl.task import register_task
 
-    check_file(output)
+    check_output_file(output)
     trained = trained_task(adapter or model)
     if trained is not None:
         register_task(trained)
