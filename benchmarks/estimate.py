@@ -34,6 +34,7 @@ from benchmarks.formulas import (
     text_sizes,
 )
 from benchmarks.measure import peak_bytes
+from gor_head.output import replace_unprintable
 
 NUM_GENERATIONS = 8
 ANSWER_TOKENS = 100
@@ -177,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+from gor_head.output import replace_unprintable

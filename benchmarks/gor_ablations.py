@@ -21,6 +21,7 @@ from gor_head import GoRRegressor
 from gor_head.cli.compare import clean_stdout
 from gor_head.compare import Cell, Comparison, run, summarize
 from gor_head.methods import Method
+from gor_head.output import replace_unprintable
 from gor_head.tables import Table, read_table
 
 READS: dict[str, dict[str, Any]] = {"quantile": {"decode": "quantile"}, "greedy": {"decode": "greedy"}}
@@ -199,4 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

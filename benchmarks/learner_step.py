@@ -26,6 +26,7 @@ from trl import GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
+from gor_head.output import replace_unprintable
 from rarl.lora import language_lora_targets
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
@@ -198,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+from gor_head.output import replace_unprintable

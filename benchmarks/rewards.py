@@ -22,6 +22,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from benchmarks.reward_share import measure_step
+from gor_head.output import replace_unprintable
 from rarl import answer
 from rarl.prompt import list_reasoning
 from rarl.rewards import REWARDS
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+from gor_head.output import replace_unprintable

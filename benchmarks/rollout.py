@@ -23,6 +23,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
+from gor_head.output import replace_unprintable
 from rarl.image_memo import images_processed_once
 from rarl.trainer import SharedPrefixTrainer
 
@@ -180,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+from gor_head.output import replace_unprintable

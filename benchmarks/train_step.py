@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
+from gor_head.output import replace_unprintable
 from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
@@ -245,4 +246,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+from gor_head.output import replace_unprintable

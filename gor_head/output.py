@@ -42,14 +42,14 @@ def check_output_file(path: str | Path) -> None:
     try:
         if path.exists() and not path.is_dir() and not path.is_file():
             return  # a pipe or a device, which notices that it is opened
-        path = Path(os.path.realpath(path))  # of a link to nothing the file, not the link, is made and removed
-        with _folder(path.parent):
-            is_new = not path.exists()
-            with path.open("ab") as file:
+        real = Path(os.path.realpath(path))  # of a link to nothing the file, not the link, is made and removed
+        with _folder(real.parent):
+            is_new = not real.exists()
+            with real.open("ab") as file:
                 if is_new:
                     file.write(b"\n")
             if is_new:
-                path.unlink()
+                real.unlink()
     except OSError as error:
         raise OSError(f"{path}: wanted a file that can be written, got {_reason(error)}.") from None
 

@@ -193,6 +193,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
             checkpoint that a run can go on from.
         OSError: If `output_dir` cannot be written.
     """
+    replace_unprintable()
     types: tuple[Any, ...] = (config_type, RecipeArguments, ModelConfig)
     parser = options.PlainParser(types, allow_abbrev=False)
     parser.add_argument("--config", default=str(default_config), help="YAML of arguments; flags go over it.")
@@ -237,7 +238,6 @@ def setting_up() -> Iterator[None]:
     Training, evaluation and what follows stand after the block: an error there is a defect, and has its traceback.
     """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
-    replace_unprintable()
     try:
         yield
     except (ValueError, OSError) as error:

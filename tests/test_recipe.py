@@ -34,6 +34,7 @@ from rarl.rewards import REWARDS, graded_length_reward, weights
 from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
 from rarl.trainer import RARLConfig
 from tests.hub_server import HubServer
+from tests.outputs import unwritable
 
 CONFIG = Path(__file__).parents[1] / "recipes/configs/rarl_stage2_tiny.yaml"
 RECIPES = sorted(path for path in CONFIG.parents[1].glob("*.py") if path.stem != "tiny_cold_start")

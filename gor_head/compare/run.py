@@ -147,7 +147,7 @@ def _run_cell(
         write(path, result, wanted, notes)
     except Exception as error:  # any defect of any method must leave the other cells be
         errors.parent.mkdir(parents=True, exist_ok=True)
-        errors.write_text(traceback.format_exc(), encoding="utf-8")
+        errors.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
         return cell, f"{type(error).__name__}: {error}"
     errors.unlink(missing_ok=True)
     return cell, None

@@ -63,7 +63,8 @@ def push_to_hub(
     with TemporaryDirectory() as folder:
         save_pretrained(model, processor, vocabulary, folder)
         base = _public_base(Path(folder))
-        _card(base, vocabulary).save(Path(folder) / "README.md")
+        card = _card(base, vocabulary).content
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8", errors="replace")
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         return api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message=commit_message, ignore_patterns=["ref/*"]

@@ -32,7 +32,7 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
     metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
     counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
     table = Table(title=None if title is None else Text(title, "table.title"), caption=CAPTION)
-    table.add_column("model")
+    table.add_column("model", overflow="fold")
     for name in metrics:
         table.add_column(TITLES[name], justify="right")
     for count in counts:
@@ -54,7 +54,7 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
 def prediction_table(names: Sequence[str], prediction: Prediction, task: str) -> Table:
     """Table of one prompt's images: name, value and rank, in prompt order; a dash where the answer says nothing."""
     table = Table()
-    table.add_column("image")
+    table.add_column("image", overflow="fold")
     table.add_column(Text(task), justify="right")
     table.add_column("rank", justify="right")
     if prediction.intervals is not None:

@@ -81,15 +81,16 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def stage2(stage1: Path, hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """Stage 2 after it: four steps, checkpoints at 2 and 4, pushed at the end. It knows the task by its name."""
+    """Stage 2 after it: four steps, checkpoints at 2 and 4, pushed at the end. It knows the task by its name, and
+    what it prints at the end has characters that its stdout lacks."""
     push = ["--push_to_hub", "true", "--hub_model_id", "me/rust", "--hub_private_repo", "true"]
-    environment = pushes_to(hub, tmp_path_factory.mktemp("hf"))
+    environment = pushes_to(hub, tmp_path_factory.mktemp("hf")) | {"PYTHONIOENCODING": "ascii"}
     return succeeded(launch("rarl_stage2.py", stage1, *OWN_SHORT, *FOLDER, *STAGE2, *push, **environment))
 
 
 def test_stages_follow_each_other(stage1: Path, stage2: Result) -> None:
     """Stage 1 leaves an adapter in output_dir, stage 2 finds it, and both leave reports; only `default` is kept."""
-    assert "Stage 2 starts from outputs/rarl_stage1." in stage2.stdout
+    assert "Stage 2 starts from outputs/rarl_stage1." in stage2.stdout and "MAE ?" in stage2.stdout
     for stage in ("rarl_stage1", "rarl_stage2"):
         folder = stage1 / "outputs" / stage
         report = read_json(folder / "report.json")
