@@ -199,4 +199,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-from gor_head.output import replace_unprintable
+    replace_unprintable()
+    main()

@@ -36,6 +36,7 @@ from trl import ModelConfig, get_peft_config
 from gor_head import CoDiVocabulary
 from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
+from gor_head.vlm.tokens import check_lora
 from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation import Report
@@ -414,14 +415,21 @@ def load_policy(
     """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from).
 
     Where the task has value tokens, the model has rows for them, and LoRA trains these rows.
+
+    Raises:
+        ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
+    plugin = getattr(training_args, "deepspeed_plugin", None)
+    if task.vocabulary is not None and (plugin is None or plugin.zero_stage != 3):  # which has no models without weights
+        lora = get_peft_config(model_args) if adapter is None else PeftConfig.from_pretrained(adapter)
+        with torch.device("meta"):
+            check_lora(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path)), lora)
     options.check_policy(path, training_args, model_args, with_lora=model_args.use_peft and adapter is None)
     settings: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         settings["attn_implementation"] = model_args.attn_implementation
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **settings)
     if adapter is not None:
-        plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
         models.make_room(model, processor)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import ModelConfig
 
+from gor_head import CoDiVocabulary
 from rarl import tiny
 from rarl.datasets import load_source, split_by_content
 from rarl.inputs import prompt_lengths
@@ -22,6 +25,7 @@ from rarl.recipe import (
     RecipeArguments,
     check_lengths,
     hub_repository,
+    load_policy,
     longest_reference,
     parse,
     prepare_data,
@@ -456,3 +460,40 @@ def test_hub_errors_come_before_training(hub: HubServer, monkeypatch: pytest.Mon
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="'dots'"):
         hub_repository(push_arguments(), peft, RecipeArguments())
+
+
+def test_output_dir_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(output_dir: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--output_dir", str(output_dir)])
+        with pytest.raises(OSError) as caught:
+            parse(RARLConfig, CONFIG)
+        return str(caught.value)
+
+    with unwritable() as folder:
+        wanted = "wanted a folder that files can be written into, got PermissionError: Permission denied."
+        assert fails(folder) == f"{folder}: {wanted}" and fails(folder / "new") == f"{folder / 'new'}: {wanted}"
+    (tmp_path / "file").touch()
+    assert "got NotADirectoryError" in fails(tmp_path / "file" / "out")
+    (tmp_path / "report.json").touch()
+    with unwritable(tmp_path / "report.json") as folder:
+        folder.chmod(0o755)
+        assert fails(folder).startswith(f"{folder / 'report.json'}: wanted a file that can be written, got Permission")
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--output_dir", str(tmp_path / "new" / "out")])
+    parse(RARLConfig, CONFIG)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("setting", ["modules_to_save", "target_modules"])
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_rows_of_value_tokens_are_trained_in_one_way_only(setting: str, name: str, tmp_path: Path) -> None:
+    """Refused before the model loads: this one has no weights."""
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(Path(tiny.path()) / file, tmp_path)
+    task = get_task("count").with_vocabulary(CoDiVocabulary([1, 2, 5], tolerance=0))
+    model_args = ModelConfig(use_peft=True, **{f"lora_{setting}": ["q_proj", name]})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
+        load_policy(str(tmp_path), model_args, None, None, task)
+    config = LoraConfig(**{"target_modules": ["q_proj"], setting: ["q_proj", name]})  # type: ignore[arg-type]
+    config.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
+        load_policy(str(tmp_path), model_args, None, None, task, str(tmp_path / "adapter"))
