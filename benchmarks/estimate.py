@@ -101,7 +101,7 @@ def check(trained: Trained, num_images: int, checkpointing: bool = False) -> dic
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = learner_step.build_trainer(trained, folder, num_images)
     if checkpointing:  # as TRL and the trainer of transformers turn it on
-        trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
         if trained == "lora":
             trainer.model.enable_input_require_grads()
     batch, config = learner_step.build_batch(trainer), trainer.model.config

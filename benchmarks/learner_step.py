@@ -53,7 +53,7 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
         shared_prefix="on",
         shared_prefix_attention=attention,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         report_to="none",
     )
     rows = make_rows(num_images, 1)

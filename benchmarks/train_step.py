@@ -104,7 +104,7 @@ def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
         "optim": "sgd",
         "beta": 0.04,
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",

@@ -7,6 +7,7 @@ A recipe is a short script: parse, [`prepare_data`] and [`load_policy`] inside [
 import argparse
 import dataclasses
 import gc
+import re
 import shutil
 import sys
 import warnings
@@ -178,6 +179,13 @@ class RecipeArguments:
         return register_task(OrdinalTask(name=name, **changes)).name
 
 
+def _renamed(flag: str) -> list[str]:
+    """A flag under its new name in transformers, which pays no heed to the old one where a YAML has the new."""
+    if flag in ("--no_gradient_checkpointing", "--no-gradient-checkpointing"):
+        return ["--activation_checkpointing", "false"]
+    return [re.sub(r"^--gradient[_-]checkpointing", "--activation_checkpointing", flag)]
+
+
 OUTPUT_FILES = (*ADAPTER_FILES, "config.json", "model.safetensors", "trainer_state.json", "training_args.bin")
 """What a run writes directly into its `output_dir`."""
 
@@ -199,9 +207,10 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     parser = options.PlainParser(types, allow_abbrev=False)
     parser.add_argument("--config", default=str(default_config), help="YAML of arguments; flags go over it.")
     names = {name for each in types for name in options.init_names(each)}
-    parser.parse_args(sys.argv[1:])  # for --help, which shows defaults
+    words = [new for word in sys.argv[1:] for new in _renamed(word)]
+    parser.parse_args(words)  # for --help, which shows defaults
     parser.set_defaults_with_config(**dict.fromkeys(names, argparse.SUPPRESS))
-    flags = vars(parser.parse_args(sys.argv[1:]))
+    flags = vars(parser.parse_args(words))
     path = flags.pop("config")
     config = options.read_config(path, types)
     whole = config | flags

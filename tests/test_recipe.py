@@ -255,6 +255,23 @@ def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypat
         assert arguments.task is None, "the default config was read beside the one given"
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_checkpointing_is_known_by_its_old_name_too(on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers lets the old name give way to the new one, whether on the command line or in the file."""
+    (tmp_path / "own.yaml").write_text(f"output_dir: own\nuse_cpu: true\nactivation_checkpointing: {not on}\n")
+    flags = [
+        ["--gradient_checkpointing", str(on)],
+        [f"--gradient-checkpointing={on}"],
+        [f"--activation_checkpointing={on}"],
+    ]
+    flags.append(["--gradient_checkpointing"] if on else ["--no_gradient_checkpointing"])
+    for flag in flags:
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml", *flag])
+        assert parse(RARLConfig, CONFIG)[0].gradient_checkpointing is on, flag
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml"])
+    assert parse(RARLConfig, CONFIG)[0].gradient_checkpointing is not on
+
+
 def test_set_up_says_what_the_user_can_mend_and_shows_defects() -> None:
     for error in (ValueError("so"), FileNotFoundError("so"), OSError("so")):
         with pytest.raises(SystemExit, match="^Error: so$"), setting_up():

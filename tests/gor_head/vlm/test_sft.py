@@ -48,7 +48,7 @@ def train(folder: Path, weight: float, steps: int, qwen3: bool = False, **settin
     tokens = attach(model, tokenizer, AGES)
     rows = [{"prompt": f"{value}:", "completion": f" {write_value(AGES, value)}"} for value in range(0, 60, 4)]
     config = SFTConfig(str(folder), max_steps=steps, per_device_train_batch_size=15, learning_rate=1e-2, use_cpu=True,
-                       bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no",
+                       bf16=False, activation_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no",
                        disable_tqdm=True)  # fmt: skip
     settings = {"target_modules": ["q_proj", "v_proj", "down_proj"], **settings, **tokens.lora_settings(model)}
     lora = LoraConfig(r=4, **settings)
