@@ -60,9 +60,9 @@ def prediction_table(names: Sequence[str], prediction: Prediction, task: str) ->
     if prediction.intervals is not None:
         table.add_column("interval", justify="right")
     for place, (name, value, rank) in enumerate(zip(names, prediction.values, prediction.ranks, strict=True)):
-        row = [Text(name), Text(_number(value)), Text(_number(rank))]
+        row: list[Text | str] = [Text(name), _number(value), _number(rank)]
         if prediction.intervals is not None:
-            row.append(Text(" to ".join(map(_number, prediction.intervals[place]))))
+            row.append(" to ".join(map(_number, prediction.intervals[place])))
         table.add_row(*row)
     return table
 
