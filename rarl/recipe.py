@@ -429,7 +429,9 @@ def load_policy(
         ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
     plugin = getattr(training_args, "deepspeed_plugin", None)
-    if task.vocabulary is not None and (plugin is None or plugin.zero_stage != 3):  # which has no models without weights
+    if task.vocabulary is not None and (
+        plugin is None or plugin.zero_stage != 3
+    ):  # which has no models without weights
         lora = get_peft_config(model_args) if adapter is None else PeftConfig.from_pretrained(adapter)
         with torch.device("meta"):
             check_lora(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path)), lora)
