@@ -316,7 +316,8 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         if not Path(a.adapter).is_dir():
             PeftConfig.from_pretrained(a.adapter)  # on the Hub, or an error now
         options.check_adapter(a.given, a.adapter)
-    source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
+    size = a.size if a.source == "builtin" else None
+    source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
