@@ -470,6 +470,10 @@ def test_numbers_that_cannot_be_meant_are_refused(name: str, given: Callable[...
     ("flags", "message"),
     [
         (["--no_such_flag", "1"], ".*no_such_flag"),
+        (
+            ["--output_dir", "list.json/run"],
+            "output_dir: wanted a folder, but .*list.json is a file; got list.json/run",
+        ),
         (["--size", "many"], "argument --size: invalid int value: 'many'"),
         (["--optim", "best"], "argument --optim: invalid choice: 'best'"),
         (["--num_generations", "5"], r"generation_batch_size \(64\) must be divisible by num_generations"),
