@@ -147,6 +147,7 @@ def says(value: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize("recipe", [name for name in TYPES if name != "rarl_stage2"])  # which has those of stage 1
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of fields on their way out
 def test_every_field_of_the_trainer_is_passed_on_or_refused(recipe: str, given: Callable[..., Any]) -> None:
     """TRL's and transformers' own arrive as they were given; what would do nothing is refused by its name."""
     wrong = []
