@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Of the tests, with one thread each.
-WORKERS ?= $(shell nproc)
 
-export OMP_NUM_THREADS ?= $(shell nproc)
+CORES := $(shell env -u OMP_NUM_THREADS nproc)
+export OMP_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -26,14 +25,18 @@ demo: install
 demo-gor: install
 	bash recipes/demo_gor.sh
 
+# A worker a core, with one thread each: threads of several workers would spin against each other.
+test test-long: export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
+
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not long'
+	$(PYTEST) -m 'not long'
 
 test-long: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	$(PYTEST)
 
 bench: install
 	$(BIN)/python -m benchmarks.rewards

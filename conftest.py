@@ -1,7 +1,9 @@
 """Settings of all tests, those in the documentation included."""
 
+import gc
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -12,3 +14,14 @@ settings.load_profile("no deadline")
 if not torch.cuda.is_available():
     # DeepSpeed prints on import that it found no accelerator, in the middle of whatever is being tested.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def young_garbage() -> None:
+    """Each training collects garbage, for longer than it trains here if it looks through all that was imported."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()

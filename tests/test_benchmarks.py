@@ -1,30 +1,24 @@
 """The benchmark as it is started, shortened, and what its figures rest on. No assertion about speed."""
 
 import json
-import os
-import subprocess
 import sys
-import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import rewards
+from benchmarks import reward_share, rewards
 from benchmarks.reward_share import Run, StepClock, fastest_steps, largest_difference, mean_ms
 
-ROOT = Path(__file__).parents[1]
 SHORT = ["--repeats", "1", "--steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
 TIMES = ["five_rewards_ms", "per_answer_us", "stock_ms", "ratio", "rewards_ms_per_step", "rmo_ms_per_step"]
 TIMES += ["rmo_every_group_ms_per_step", "step_ms", "stock_step_ms", "step_ratio"]
 
 
-def test_json_holds_every_figure() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks.rewards", "--json", *SHORT]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    figures = json.loads(result.stdout)  # one object and nothing else
+def test_json_holds_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["rewards", "--json", *SHORT])
+    rewards.main()
+    figures = json.loads(capsys.readouterr().out)  # one object and nothing else
     exact = {"answers": 1000, "images": 8, "repeats": 1, "steps": 1, "max_abs_difference_options_off": 0.0}
     assert {name: figures[name] for name in exact} == exact
     assert figures.keys() == {*exact, *TIMES, "max_abs_difference", "share", "mutated_per_step"}
@@ -46,28 +40,31 @@ def test_no_measurement_is_refused(
 
 
 class Worker:
+    """Whose methods take two and three seconds by its own watch."""
+
+    now = 0.0
+
     def outer(self) -> str:
-        time.sleep(0.002)
+        self.now += 2
         return self.inner()
 
     def inner(self) -> str:
-        time.sleep(0.002)
+        self.now += 3
         return "done"
 
 
-def test_clock_counts_a_nested_call_once() -> None:
+def test_clock_counts_a_nested_call_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, clock = Worker(), StepClock()
+    monkeypatch.setattr(reward_share, "time", SimpleNamespace(perf_counter=lambda: worker.now))
     clock.watch(worker, "outer")
     clock.watch(worker, "inner")
     clock.on_train_begin()
     assert worker.outer() == "done"
+    worker.now += 1
     clock.on_step_end()
     assert worker.inner() == "done"
     clock.on_step_end()
-    first, second = clock.steps
-    assert first.keys() == {"step", "outer"} and second.keys() == {"step", "inner"}
-    assert 0.004 <= first["outer"] <= first["step"]
-    assert 0.002 <= second["inner"] <= second["step"]
+    assert clock.steps == [{"step": 6, "outer": 5}, {"step": 3, "inner": 3}]
 
 
 def test_mean_is_over_the_faster_repetition_of_each_step_after_the_warm_up() -> None:

@@ -22,6 +22,7 @@ from rarl.mutation import MutationSettings, choose_mutated, total_rewards
 from rarl.prompt import build_completion
 from rarl.task import get_task
 from tests.distributed.worker import fixed_batch, make_rows
+from tests.e2e.launching import TIMEOUT, two_processes
 
 ROOT = Path(__file__).parents[2]
 GROUP_SIZE = 4
@@ -91,12 +92,12 @@ def launch(base: str, output: Path, spec: dict[str, Any], worker: str = "worker.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command.append(str(Path(__file__).with_name(worker)))
     log = output / "log.txt"
-    with log.open("w") as stream:
+    with two_processes, log.open("w") as stream:
         process = subprocess.Popen(
             [*command, base, str(output), str(spec_file)], env=environment, stdout=stream, stderr=subprocess.STDOUT
         )
         try:
-            returncode = process.wait(timeout=240)
+            returncode = process.wait(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.terminate()  # not killed: the launcher has to end its workers
             process.wait()

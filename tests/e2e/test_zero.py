@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gor_head import CoDiVocabulary
 from gor_head.vlm import attach
 from rarl import tiny
-from tests.e2e.launching import ROOT, SHORT, start, succeeded
+from tests.e2e.launching import ROOT, SHORT, start, succeeded, two_processes
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -29,12 +29,13 @@ def start_two(folder: Path, stage: int, recipe: str, *flags: str) -> CompletedPr
     command += [str(ROOT / "recipes" / recipe), *SHORT, "--per_device_train_batch_size", "4"]
     command += ["--use_cpu", "true", "--deepspeed", "zero.json", "--output_dir", "output", "--warmup_steps", "0"]
     # DeepSpeed compiles its communication on first use, and looks for ninja on the path.
-    return start(
-        [*command, *flags],
-        folder,
-        DS_ACCELERATOR="cpu",
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    )
+    with two_processes:
+        return start(
+            [*command, *flags],
+            folder,
+            DS_ACCELERATOR="cpu",
+            PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        )
 
 
 def launch(folder: Path, stage: int) -> Path:

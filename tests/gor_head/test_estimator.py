@@ -1,7 +1,6 @@
 """The scikit-learn estimators: the contract, errors before training, learning, decoding, saving."""
 
 import contextlib
-import gc
 import io
 import json
 import os
@@ -10,7 +9,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,15 +55,6 @@ def direct(head: str = "l1", **settings: Any) -> DirectRegressor:
 
 
 EACH = pytest.mark.parametrize("make", [quick, direct], ids=["gor", "direct"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def young_garbage() -> Iterator[None]:
-    """Each training collects garbage: not all of what was imported has to be looked through every time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def problem(label: Callable[[Array, Array], Array]) -> tuple[Array, Array, Array, Array]:

@@ -1,8 +1,6 @@
 """The methods of a comparison can all be made, trained, read and sent to other processes."""
 
-import gc
 import pickle
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,15 +12,6 @@ from gor_head.methods import METHODS
 TRAINING = {"learning_rate": 1e-2, "batch_size": 16, "max_steps": 5, "patience": 2}
 X = np.random.default_rng(0).normal(size=(40, 3))
 Y = np.round(10 * np.exp(X[:, 0]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def young_garbage() -> Iterator[None]:
-    """Each training collects garbage: not all of what was imported has to be looked through every time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_names_and_rows_are_unique_and_all_heads_are_there() -> None:

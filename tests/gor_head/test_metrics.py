@@ -97,8 +97,7 @@ def test_xauc_of_two_classes_is_auc(pairs: list[tuple[bool, float]]) -> None:
 
 
 def test_xauc_counts_a_million_rows_exactly() -> None:
-    """A loop over pairs, or a matrix of them, would never end."""
-    n = 1_000_000
+    n = 1_000_000  # of which a loop over pairs would see no end
     truth = np.arange(n)
     prediction = np.where(truth < n // 2, truth + n, truth)  # every pair across the halves is wrong
     assert xauc(truth, prediction) == 1 - (n // 2) ** 2 / (n * (n - 1) // 2)
