@@ -34,7 +34,7 @@ from benchmarks.formulas import (
     text_sizes,
 )
 from benchmarks.measure import peak_bytes
-from rarl.recipe import run
+from gor_head.output import replace_unprintable
 
 NUM_GENERATIONS = 8
 ANSWER_TOKENS = 100
@@ -101,7 +101,7 @@ def check(trained: Trained, num_images: int, checkpointing: bool = False) -> dic
     with tempfile.TemporaryDirectory() as folder:
         trainer: Any = learner_step.build_trainer(trained, folder, num_images)
     if checkpointing:  # as TRL and the trainer of transformers turn it on
-        trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
         if trained == "lora":
             trainer.model.enable_input_require_grads()
     batch, config = learner_step.build_batch(trainer), trainer.model.config
@@ -178,4 +178,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    replace_unprintable()
+    main()

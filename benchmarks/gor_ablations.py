@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
 from gor_head import GoRRegressor
 from gor_head.cli.compare import clean_stdout
 from gor_head.compare import Cell, Comparison, run, summarize
 from gor_head.methods import Method
+from gor_head.output import replace_unprintable
 from gor_head.tables import Table, read_table
 
 READS: dict[str, dict[str, Any]] = {"quantile": {"decode": "quantile"}, "greedy": {"decode": "greedy"}}
@@ -170,7 +171,8 @@ def main() -> None:
     if min(arguments.seeds, arguments.jobs) < 1:
         parser.error("--seeds and --jobs must be at least 1")
     table = read_table(arguments.table, arguments.target, arguments.drop)
-    with Progress(console=Console(stderr=True)) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("trainings")
 
         def show(done: int, total: int, cell: Cell | None) -> None:
@@ -198,4 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

@@ -24,6 +24,7 @@ from gor_head.decoding.beam import beam
 from gor_head.decoding.greedy import greedy
 from gor_head.decoding.quantile import quantile
 from gor_head.model import DirectConfig, DirectModel, GoRConfig, GoRModel
+from gor_head.output import replace_unprintable
 from gor_head.vocabulary import EOS, PAD, SOS
 
 FEATURES, STEPS = 32, 300
@@ -173,4 +174,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

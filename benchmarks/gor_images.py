@@ -22,6 +22,7 @@ from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
 from gor_head.methods import METHODS
 from gor_head.metrics import cumulative_score, mae, srcc
+from gor_head.output import replace_unprintable
 from gor_head.rows import hint, listed, read_rows
 from gor_head.tables import read_labels
 from rarl.datasets.images import REMARK, UNREADABLE, decode, read_bytes
@@ -112,4 +113,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

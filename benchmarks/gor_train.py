@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.gor_decode import ENCODER, median_seconds, moved, problem, train
 from gor_head import CoDiVocabulary
 from gor_head.model import GoRConfig, GoRModel
+from gor_head.output import replace_unprintable
 from gor_head.training import STRATEGIES
 from gor_head.training.data import Rows
 from gor_head.training.dpo import DPO, preference_rows
@@ -111,4 +112,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

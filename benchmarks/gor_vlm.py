@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import midsize
 from gor_head import CoDiVocabulary
+from gor_head.output import replace_unprintable
 from gor_head.vlm import ValueTokenLogits, ValueTokens, add_tokens, attach
 from rarl import tiny
 from rarl.prompt import answer_list
@@ -165,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

@@ -26,8 +26,8 @@ from trl import GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
+from gor_head.output import replace_unprintable
 from rarl.lora import language_lora_targets
-from rarl.recipe import run
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
 IMAGES = (1, 4, 8)
@@ -53,7 +53,7 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
         shared_prefix="on",
         shared_prefix_attention=attention,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         report_to="none",
     )
     rows = make_rows(num_images, 1)
@@ -199,4 +199,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    replace_unprintable()
+    main()

@@ -22,9 +22,9 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from benchmarks.reward_share import measure_step
+from gor_head.output import replace_unprintable
 from rarl import answer
 from rarl.prompt import list_reasoning
-from rarl.recipe import run
 from rarl.rewards import REWARDS
 from rarl.task import get_task
 
@@ -167,4 +167,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    replace_unprintable()
+    main()

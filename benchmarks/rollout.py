@@ -23,8 +23,8 @@ from trl.data_utils import prepare_multimodal_messages
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
+from gor_head.output import replace_unprintable
 from rarl.image_memo import images_processed_once
-from rarl.recipe import run
 from rarl.trainer import SharedPrefixTrainer
 
 NUM_IMAGES = (1, 4, 8)
@@ -181,4 +181,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    replace_unprintable()
+    main()

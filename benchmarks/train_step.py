@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
-from rarl.recipe import run
+from gor_head.output import replace_unprintable
 from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
@@ -104,7 +104,7 @@ def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
         "optim": "sgd",
         "beta": 0.04,
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -246,4 +246,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    replace_unprintable()
+    main()

@@ -25,6 +25,7 @@ from rich.table import Table
 from gor_head import EOS, PAD, CoDiVocabulary
 from gor_head.construction.closure import CLOSURE_ROUNDS
 from gor_head.construction.quantile import MAX_ROUNDS
+from gor_head.output import replace_unprintable
 from gor_head.vocabulary import FIRST_VALUE
 
 NAIVE_LABELS = 1_000_000
@@ -231,4 +232,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     main()

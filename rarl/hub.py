@@ -122,7 +122,7 @@ def write_model_card(
 ) -> Path:
     """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
     path = Path(output_dir) / "README.md"
-    path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8")
+    path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8", errors="replace")
     return path
 
 

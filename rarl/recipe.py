@@ -1,19 +1,23 @@
 """What every training recipe shares: its arguments, its data, its policy, and what it leaves behind.
 
-A recipe is a short script: parse, [`prepare_data`], [`load_policy`], train, [`finish`].
+A recipe is a short script: parse, [`prepare_data`] and [`load_policy`] inside [`setting_up`], then [`train`] and
+[`finish`].
 """
 
+import argparse
 import dataclasses
 import gc
+import re
 import shutil
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
@@ -23,22 +27,25 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedModel,
-    Trainer,
+    TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from trl import ModelConfig, TrlParser, get_peft_config
+from trl import ModelConfig, get_peft_config
 
 from gor_head import CoDiVocabulary
+from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
-from rarl import models, tiny
+from gor_head.vlm.tokens import check_lora
+from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation import Report
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
-from rarl.hub import create_repository, push_adapter, write_model_card
+from rarl.hub import ADAPTER_FILES, create_repository, push_adapter, write_model_card
 from rarl.lora import language_lora_targets
 from rarl.models import check_folder, load_model, trained_task
 from rarl.prompt import build_completion
@@ -96,6 +103,8 @@ class RecipeArguments:
     )
     eval_batch_size: int = field(default=8, metadata={"help": "Test prompts in a batch."})
     eval_max_new_tokens: int = field(default=1024, metadata={"help": "Longest test answer in tokens."})
+    given: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    """What the user gave, whatever it belongs to; empty where no command line was read."""
 
     def mix(self) -> dict[int, float]:
         """Weight of each number of images.
@@ -110,11 +119,36 @@ class RecipeArguments:
             raise ValueError(f"num_images wants each number once, with num_images_weights; got {self.num_images}.")
         return dict(zip(self.num_images, shares, strict=True))
 
-    def reward_functions(self, default: Sequence[str]) -> tuple[list[Callable[..., Any]], list[float]]:
-        """The rewards, `default` if none are given, and their weights, as TRL takes them."""
+    def reward_functions(
+        self, default: Sequence[str], reward_weights: Sequence[float] | None = None
+    ) -> tuple[list[Callable[..., Any]], list[float]]:
+        """The rewards, `default` if none are given, and their weights, as TRL takes them.
+
+        Args:
+            default: Names of the rewards that the recipe has by itself.
+            reward_weights: One for each reward, in their order, instead of `weight_…`.
+
+        Raises:
+            ValueError: If a reward is unknown, `reward_weights` are not as many, or a weight would weigh nothing.
+        """
         names = self.rewards or list(default)
-        by_name = {"regression": self.weight_regression, "format": self.weight_format}
-        return [get_reward(name) for name in names], [by_name.get(name, self.weight_ranking) for name in names]
+        functions = [get_reward(name) for name in names]
+        own = {"regression": "weight_regression", "format": "weight_format"}
+        arguments = [own.get(name, "weight_ranking") for name in names]
+        for argument in ("weight_regression", "weight_ranking", "weight_format"):
+            if argument not in self.given:
+                continue
+            if reward_weights is not None:
+                raise ValueError(f"{argument} and reward_weights are both given; wanted one of them.")
+            if argument not in arguments:
+                raise ValueError(f"{argument}: none of the rewards {', '.join(names)} is weighted by it.")
+        if reward_weights is None:
+            return functions, [getattr(self, argument) for argument in arguments]
+        if len(reward_weights) != len(names):
+            raise ValueError(
+                f"reward_weights: wanted {len(names)} numbers, for {', '.join(names)}, got {list(reward_weights)}."
+            )
+        return functions, list(reward_weights)
 
     def build_task(self) -> str | None:
         """Name of the task, defined or changed first if any of the `task_…` arguments is given.
@@ -145,49 +179,109 @@ class RecipeArguments:
         return register_task(OrdinalTask(name=name, **changes)).name
 
 
-UNUSED = ("model_revision", "load_in_8bit", "load_in_4bit")
-"""Fields of TRL's `ModelConfig` that recipes do not use: [`parse`] refuses them rather than drop them."""
+def _renamed(flag: str) -> list[str]:
+    """A flag under its new name in transformers, which pays no heed to the old one where a YAML has the new."""
+    if flag in ("--no_gradient_checkpointing", "--no-gradient-checkpointing"):
+        return ["--activation_checkpointing", "false"]
+    return [re.sub(r"^--gradient[_-]checkpointing", "--activation_checkpointing", flag)]
+
+
+OUTPUT_FILES = (*ADAPTER_FILES, "config.json", "model.safetensors", "trainer_state.json", "training_args.bin")
+"""What a run writes directly into its `output_dir`."""
 
 
 def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[Any, RecipeArguments, ModelConfig]:
     """Training arguments, recipe arguments and model arguments from `--config` (YAML) and flags.
 
-    Without `--config`, `default_config` is used, so that a recipe runs as it stands. Unknown flags and keys are errors.
+    Without `--config`, `default_config` is used, so that a recipe runs as it stands; what it says and the user does
+    not may give way. An argument acts or is refused here, by its name.
 
     Raises:
-        ValueError: On those, and if `resume_from_checkpoint` is no checkpoint that a run can go on from.
+        FileNotFoundError: If the YAML is not there.
+        ValueError: If an argument is unknown, cannot work here or would do nothing, or `resume_from_checkpoint` is no
+            checkpoint that a run can go on from.
+        OSError: If `output_dir` cannot be written.
     """
-    arguments = sys.argv[1:]
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--config="):  # TrlParser knows it as two arguments only
-            arguments[place : place + 1] = argument.split("=", 1)
-    if "--config" not in arguments:
-        arguments = ["--config", str(default_config), *arguments]
-    parser = TrlParser((config_type, RecipeArguments, ModelConfig), allow_abbrev=False)  # type: ignore[arg-type]  # a tuple of types
-    training_args, recipe_args, model_args = parser.parse_args_and_config(arguments)
-    ignored = [name for name in UNUSED if getattr(model_args, name) != getattr(ModelConfig, name)]
-    if ignored:
-        raise ValueError(f"{', '.join(ignored)}: known to TRL, but without effect here; wanted no such argument.")
+    replace_unprintable()
+    types: tuple[Any, ...] = (config_type, RecipeArguments, ModelConfig)
+    parser = options.PlainParser(types, allow_abbrev=False)
+    parser.add_argument("--config", default=str(default_config), help="YAML of arguments; flags go over it.")
+    names = {name for each in types for name in options.init_names(each)}
+    words = [new for word in sys.argv[1:] for new in _renamed(word)]
+    parser.parse_args(words)  # for --help, which shows defaults
+    parser.set_defaults_with_config(**dict.fromkeys(names, argparse.SUPPRESS))
+    flags = vars(parser.parse_args(words))
+    path = flags.pop("config")
+    config = options.read_config(path, types)
+    whole = config | flags
+    own = flags if Path(path) == default_config else whole
+    if flags.get("use_peft") is False:  # turns off what the file says of LoRA
+        own = {name: value for name, value in own.items() if name not in options.LORA or name in flags}
+    options.check_numbers(whole)
+    options.check_words(whole, config_type)
+    options.check_json(whole)
+    options.check_effects(own, whole, types)
+    try:
+        training_args, arguments, model_args = (
+            each(**{name: value for name, value in whole.items() if name in options.init_names(each)}) for each in types
+        )
+    except TypeError as error:  # settings inside an argument, such as those of accelerator_config
+        raise ValueError(str(error)) from error
+    arguments.given = own
     training_args.resume_from_checkpoint = resume_from(training_args)
+    if PartialState().is_main_process:
+        check_output_folder(str(training_args.output_dir), OUTPUT_FILES)
     if training_args.deepspeed_plugin is not None and training_args.use_cpu:
         # On GPUs accelerate has done it by now; on CPUs it would come with the trainer, and ZeRO-3 loads the model in
         # shards before.
         import deepspeed
 
         deepspeed.init_distributed(dist_backend=training_args.ddp_backend or "gloo", auto_mpi_discovery=False)
-    return training_args, cast(RecipeArguments, recipe_args), cast(ModelConfig, model_args)
+    options.check_settings(training_args, arguments.num_prompts, model_args.use_peft or arguments.adapter is not None)
+    return training_args, arguments, model_args
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a recipe; an error before training, which the user can mend, is one line, without a traceback."""
+@contextmanager
+def setting_up() -> Iterator[None]:
+    """Set up a run: an error inside, which the user can mend, is one line, without a traceback.
+
+    Training, evaluation and what follows stand after the block: an error there is a defect, and has its traceback.
+    """
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
     try:
-        main()
+        yield
     except (ValueError, OSError) as error:
-        in_training = any(frame.f_code is Trainer.train.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
-        if in_training:  # not the user's input any more
-            raise
-        sys.exit(f"Error: {error}")
+        sys.exit("Error: " + " ".join(str(error).splitlines()))
+
+
+class _NothingLeft(Exception):
+    """A checkpoint that holds all steps of its run."""
+
+
+class _StopIfDone(TrainerCallback):
+    """Ends a resumed run that has no step left: transformers would take one more."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
+
+
+def train(trainer: Any) -> None:
+    """Train, from the checkpoint of `resume_from_checkpoint` if there is one, and not beyond `max_steps`."""
+    checkpoint = trainer.args.resume_from_checkpoint
+    if checkpoint is None:
+        trainer.train()
+        return
+    trainer.add_callback(_StopIfDone())
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except _NothingLeft:
+        state = trainer.state
+        if trainer.is_world_process_zero():
+            print(f"{checkpoint} has {state.global_step} of {state.max_steps} steps: nothing is left to train.")
+        ended = Path(trainer.args.output_dir) / "trainer_state.json"
+        if ended.is_file() and (whole := TrainerState.load_from_json(str(ended))).global_step == state.global_step:
+            trainer.state = whole  # with the lines that are logged at the end
 
 
 @dataclass
@@ -199,12 +293,19 @@ class Data:
         train: Training rows; with `completion`, the perfect answer, for supervised training.
         test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
         median: Median value of the training split: the constant prediction to beat.
+        labels: Values of the training split, all that training may know of the values.
     """
 
     source: ImageSource
     train: Any
     test: dict[int, Any]
     median: float
+    labels: list[float]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the training labels, 1 if they are all equal: the unit that errors are counted in."""
+        return float(np.std(self.labels)) or 1.0
 
 
 def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
@@ -214,15 +315,18 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         check_folder(a.adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
         if not Path(a.adapter).is_dir():
             PeftConfig.from_pretrained(a.adapter)  # on the Hub, or an error now
-    source = load_source(a.source, a.build_task(), a.folder, a.csv, a.size, a.split_seed, a.min_pixels, a.max_pixels)
+        options.check_adapter(a.given, a.adapter)
+    size = a.size if a.source == "builtin" else None
+    source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
+    labels = [source.values[i] for i in indices]
     if a.gor_vocabulary is not None:
-        task = value_token_task(a, source.task, [source.values[i] for i in indices])
+        task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
     train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
-    return Data(source, train, test, median)
+    return Data(source, train, test, median, labels)
 
 
 def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequence[float]) -> OrdinalTask:
@@ -321,13 +425,23 @@ def load_policy(
     """The model to train and its PEFT configuration (`None` for full training, or with an adapter to go on from).
 
     Where the task has value tokens, the model has rows for them, and LoRA trains these rows.
+
+    Raises:
+        ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
-    options: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
+    plugin = getattr(training_args, "deepspeed_plugin", None)
+    if task.vocabulary is not None and (
+        plugin is None or plugin.zero_stage != 3
+    ):  # which has no models without weights
+        lora = get_peft_config(model_args) if adapter is None else PeftConfig.from_pretrained(adapter)
+        with torch.device("meta"):
+            check_lora(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path)), lora)
+    options.check_policy(path, training_args, model_args, with_lora=model_args.use_peft and adapter is None)
+    settings: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
-        options["attn_implementation"] = model_args.attn_implementation
-    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **options)
+        settings["attn_implementation"] = model_args.attn_implementation
+    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **settings)
     if adapter is not None:
-        plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
         models.make_room(model, processor)
@@ -361,14 +475,15 @@ def rollout_tokens(arguments: RecipeArguments, processor: Any, task: OrdinalTask
 
 
 def resume_from(training_args: TrainingArguments) -> str | None:
-    """Folder of the checkpoint of `resume_from_checkpoint`: its own, or with `true` the newest in `output_dir`.
+    """Folder of the checkpoint of `resume_from_checkpoint`: its own, or with `true` the newest in `output_dir`,
+    with `false` none.
 
     Raises:
         ValueError: If there is none, or it holds weights only (`save_only_model`): a trainer would go on from it with
             a new optimiser, and say nothing.
     """
     value = training_args.resume_from_checkpoint
-    if value is None:
+    if value is None or str(value).lower() in ("false", "none"):
         return None
     output_dir = Path(str(training_args.output_dir))
     if str(value).lower() in ("true", "last"):
@@ -460,8 +575,9 @@ def finish(
                 constant=data.median,
             )
         write_report(report, output_dir / "report.json")
-        Console().print(report_table({stage: report}, title=data.source.task.name))
     if is_adapter:
         write_model_card(output_dir, path, data.source.task, stage, report)
         if repository is not None:
             push_adapter(output_dir, repository, args.hub_private_repo, token=args.hub_token)
+    if report is not None:  # last: what is printed may be lost, what is done stays
+        Console().print(report_table({stage: report}, title=data.source.task.name))

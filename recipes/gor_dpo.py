@@ -13,6 +13,8 @@ from pathlib import Path
 from accelerate import PartialState
 from trl import DPOConfig, DPOTrainer
 
+from gor_head.output import check_output_folder
+from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
 from rarl.preferences import build_preferences
@@ -24,7 +26,8 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
-    run,
+    setting_up,
+    train,
 )
 
 
@@ -40,17 +43,23 @@ class GoRDPOConfig(DPOConfig):
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(GoRDPOConfig, Path(__file__).parent / "configs/gor_dpo_tiny.yaml")
-    if arguments.adapter is None:
-        raise ValueError("adapter: DPO starts from a trained adapter, such as that of recipes/gor_sft.py; got none.")
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments)
-    task = data.source.task
-    processor = load_processor(path, task, arguments.adapter)
-    training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+    with setting_up():
+        training_args, arguments, model_args = parse(GoRDPOConfig, Path(__file__).parent / "configs/gor_dpo_tiny.yaml")
+        if arguments.adapter is None:
+            raise ValueError(
+                "adapter: DPO starts from a trained adapter, such as that of recipes/gor_sft.py; got none."
+            )
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments)
+        task = data.source.task
+        processor = load_processor(path, task, arguments.adapter)
+        training_args.max_length = None  # truncation would cut image tokens
+        preferences = Path(training_args.output_dir) / "preferences"
+        if PartialState().is_main_process:
+            check_output_folder(preferences, (PAIRS_FILE, CARD_FILE))
+        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
     model.to(PartialState().device)
     with PartialState().main_process_first():  # the others find the pairs made
         pairs, file = build_preferences(
@@ -58,7 +67,7 @@ def main() -> None:
             processor,
             data.train,
             data.source,
-            Path(training_args.output_dir) / "preferences",
+            preferences,
             {"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
             training_args.beams,
             training_args.gap,
@@ -71,9 +80,9 @@ def main() -> None:
         print(f"{found.pairs} pairs from {found.rows} prompts, {found.ties} ties skipped: {file.path}")
     trainer = DPOTrainer(model, args=training_args, train_dataset=pairs, processing_class=processor)
     mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    train(trainer)
     finish(trainer, data, arguments, path, "gor_dpo", repository)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -9,7 +9,6 @@ The adapter holds the new tokens' rows, its `task.json` the vocabulary: evaluati
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from trl import SFTConfig
 
 from gor_head.vlm import ValueTokens
@@ -24,7 +23,8 @@ from rarl.recipe import (
     longest_reference,
     parse,
     prepare_data,
-    run,
+    setting_up,
+    train,
 )
 
 
@@ -34,34 +34,39 @@ class GoRSFTConfig(SFTConfig):
 
     huber_weight: float = field(
         default=0.1,
-        metadata={"help": "λ of the Huber loss on numbers, its errors in standard deviations of the labels."},
+        metadata={"help": "λ of the Huber loss on numbers, its errors in standard deviations of the training labels."},
     )
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(GoRSFTConfig, Path(__file__).parent / "configs/gor_sft_tiny.yaml")
-    arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments, with_completion=True)
-    task = data.source.task
-    processor = load_processor(path, task, arguments.adapter)
-    training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
-    trainer = GoRSFTTrainer(
-        model,
-        training_args,
-        train_dataset=data.train,
-        processing_class=processor,
-        peft_config=peft_config,
-        tokens=ValueTokens.of(processor, task.codes),
-        huber_weight=training_args.huber_weight,
-        huber_scale=float(np.std(data.source.values)) or 1.0,
-    )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with setting_up():
+        training_args, arguments, model_args = parse(GoRSFTConfig, Path(__file__).parent / "configs/gor_sft_tiny.yaml")
+        arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
+        unweighted = {"loss_type": "nll", "label_smoothing_factor": 0.0, "use_liger_kernel": False}
+        for name, wanted in unweighted.items():
+            if training_args.huber_weight and getattr(training_args, name) != wanted:
+                raise ValueError(f"{name}: wanted {wanted} beside the Huber loss, got {getattr(training_args, name)}.")
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments, with_completion=True)
+        task = data.source.task
+        processor = load_processor(path, task, arguments.adapter)
+        training_args.max_length = None  # truncation would cut image tokens
+        check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+        trainer = GoRSFTTrainer(
+            model,
+            training_args,
+            train_dataset=data.train,
+            processing_class=processor,
+            peft_config=peft_config,
+            tokens=ValueTokens.of(processor, task.codes),
+            huber_weight=training_args.huber_weight,
+            huber_scale=data.spread,
+        )
+    train(trainer)
     finish(trainer, data, arguments, path, "gor_sft", repository)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -21,7 +21,8 @@ from rarl.recipe import (
     load_processor,
     parse,
     prepare_data,
-    run,
+    setting_up,
+    train,
 )
 
 
@@ -33,26 +34,30 @@ class LevelsSFTConfig(SFTConfig):
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(
-        LevelsSFTConfig, Path(__file__).parent / "configs/levels_sft_tiny.yaml"
-    )
-    if arguments.num_images != [1]:
-        raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments, with_completion=True)
-    task = data.source.task
-    levels = Levels(task, tuple(training_args.words))
-    data.train.set_transform(LevelRows(data.source, levels))
-    processor = load_processor(path, task, arguments.adapter)
-    training_args.max_length = None  # truncation would cut image tokens
-    sentence = 1 + max(len(processor.tokenizer(levels.sentence(word))["input_ids"]) for word in levels.words)
-    check_lengths(data, path, processor, sentence, arguments.eval_max_new_tokens)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
-    trainer = SFTTrainer(
-        model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
-    )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with setting_up():
+        training_args, arguments, model_args = parse(
+            LevelsSFTConfig, Path(__file__).parent / "configs/levels_sft_tiny.yaml"
+        )
+        if arguments.num_images != [1]:
+            raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
+        for name in ("gor_vocabulary", "eval_max_new_tokens"):
+            if arguments.given.get(name) is not None:
+                raise ValueError(f"{name}: answers are rated in words, and not sampled; wanted no such argument.")
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments, with_completion=True)
+        task = data.source.task
+        levels = Levels(task, tuple(training_args.words))
+        data.train.set_transform(LevelRows(data.source, levels))
+        processor = load_processor(path, task, arguments.adapter)
+        training_args.max_length = None  # truncation would cut image tokens
+        sentence = 1 + max(len(processor.tokenizer(levels.sentence(word))["input_ids"]) for word in levels.words)
+        check_lengths(data, path, processor, sentence, sentence)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+        trainer = SFTTrainer(
+            model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
+        )
+    train(trainer)
     finish(
         trainer,
         data,
@@ -67,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

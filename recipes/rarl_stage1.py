@@ -16,33 +16,41 @@ from rarl.recipe import (
     parse,
     prepare_data,
     rollout_tokens,
-    run,
+    setting_up,
+    train,
 )
 from rarl.trainer import RARLConfig, RARLTrainer
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(RARLConfig, Path(__file__).parent / "configs/rarl_stage1_tiny.yaml")
-    rewards, training_args.reward_weights = arguments.reward_functions(["regression", "format"])
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments)
-    processor = load_processor(path, data.source.task, arguments.adapter)
-    check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
-    value_tokens = rollout_tokens(arguments, processor, data.source.task)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, peft_config = load_policy(path, model_args, training_args, processor, data.source.task, arguments.adapter)
-    trainer = RARLTrainer(
-        model,
-        rewards,
-        training_args,
-        data.train,
-        processing_class=processor,
-        peft_config=peft_config,
-        value_tokens=value_tokens,
-    )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with setting_up():
+        training_args, arguments, model_args = parse(
+            RARLConfig, Path(__file__).parent / "configs/rarl_stage1_tiny.yaml"
+        )
+        rewards, training_args.reward_weights = arguments.reward_functions(
+            ["regression", "format"], training_args.reward_weights
+        )
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments)
+        processor = load_processor(path, data.source.task, arguments.adapter)
+        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        value_tokens = rollout_tokens(arguments, processor, data.source.task)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, peft_config = load_policy(
+            path, model_args, training_args, processor, data.source.task, arguments.adapter
+        )
+        trainer = RARLTrainer(
+            model,
+            rewards,
+            training_args,
+            data.train,
+            processing_class=processor,
+            peft_config=peft_config,
+            value_tokens=value_tokens,
+        )
+    train(trainer)
     finish(trainer, data, arguments, path, "stage1", repository)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

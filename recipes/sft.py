@@ -18,27 +18,31 @@ from rarl.recipe import (
     longest_reference,
     parse,
     prepare_data,
-    run,
+    setting_up,
+    train,
 )
 
 
 def main() -> None:
-    training_args, arguments, model_args = parse(SFTConfig, Path(__file__).parent / "configs/sft_tiny.yaml")
-    if arguments.gor_vocabulary is not None:
-        raise ValueError("gor_vocabulary: recipes/gor_sft.py trains value tokens; wanted none here.")
-    path = resolve_model(model_args.model_name_or_path)
-    data = prepare_data(arguments, with_completion=True)
-    processor = load_processor(path, data.source.task, arguments.adapter)
-    training_args.max_length = None  # truncation would cut image tokens
-    check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
-    repository = hub_repository(training_args, model_args, arguments)
-    model, peft_config = load_policy(path, model_args, training_args, processor, data.source.task, arguments.adapter)
-    trainer = SFTTrainer(
-        model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
-    )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with setting_up():
+        training_args, arguments, model_args = parse(SFTConfig, Path(__file__).parent / "configs/sft_tiny.yaml")
+        if arguments.gor_vocabulary is not None:
+            raise ValueError("gor_vocabulary: recipes/gor_sft.py trains value tokens; wanted none here.")
+        path = resolve_model(model_args.model_name_or_path)
+        data = prepare_data(arguments, with_completion=True)
+        processor = load_processor(path, data.source.task, arguments.adapter)
+        training_args.max_length = None  # truncation would cut image tokens
+        check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
+        repository = hub_repository(training_args, model_args, arguments)
+        model, peft_config = load_policy(
+            path, model_args, training_args, processor, data.source.task, arguments.adapter
+        )
+        trainer = SFTTrainer(
+            model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
+        )
+    train(trainer)
     finish(trainer, data, arguments, path, "sft", repository)
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

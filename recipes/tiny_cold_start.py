@@ -16,6 +16,7 @@ import torch
 import typer
 from rich.progress import track
 
+from gor_head.output import check_output_folder, replace_unprintable
 from rarl import tiny
 from rarl.datasets.builtin import RENDERERS
 from rarl.prompt import build_prompt, list_reasoning
@@ -115,6 +116,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
 ) -> None:
     """Train the tiny model from random weights and save it."""
+    check_output_folder(output)
     torch.manual_seed(seed)
     processor = tiny.build_processor()
     model: Any = tiny.build_model(processor)
@@ -128,4 +130,5 @@ def main(
 
 
 if __name__ == "__main__":
+    replace_unprintable()
     typer.run(main)

@@ -20,6 +20,7 @@ from rarl.evaluation.generate import generate_answers
 from rarl.lora import language_lora_targets
 from rarl.models import load_model
 from rarl.task import TASKS, OrdinalTask, save_task
+from tests.outputs import call_with_encoding, unwritable
 
 FIXED_ANSWER = '<answer>[{"image_id": 2, "value": 3}, {"image_id": 1, "value": 7}]</answer>'
 TRAIN_IMAGES = 8
@@ -100,6 +101,60 @@ def test_predict_says_what_it_leaves_out(model_folder: Path, pictures: list[str]
     assert result.exit_code == 0, result.output
     assert f"Warning: {tmp_path / 'moving.gif'}: 2 frames or pages, of which the first is used\n" in result.stderr
     assert result.stderr.count("Warning: /") == 1 and len(json.loads(result.stdout)) == 2
+
+
+def test_names_are_shown_as_they_are(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    names = [str(Path(pictures[0]).rename(tmp_path / name)) for name in ["scan [final].png"]]
+    common = ("--model", model_folder, "--task", "count", "--max-new-tokens", 80)
+    assert names[0] in call("predict", *common, *names).stdout
+    output = tmp_path / "[bold].json"
+    result = call("evaluate", *common, "--size", 60, "--num-images", 1, "--num-prompts", 2, "--output", output)
+    assert result.exit_code == 0 and "[bold]" in result.stdout, result.output
+    log = json.dumps({"log_history": [{"step": 1, "reward": 0.5}]})
+    (tmp_path / "trainer_state.json").write_text(log)
+    runs = ["--run", f"[/red]={output}", "--curves", f"$\\red$={tmp_path}", "--output", tmp_path / "[out]"]
+    result = call("report", *runs)
+    assert result.exit_code == 0 and "[/red]" in result.stdout, result.output
+    assert "'[/no]'" in fails(2, "predict", "--model", model_folder, "--task", "[/no]", names[0])
+    result = call("predict", *common, names[0], "--decode", "[/no]")
+    assert result.exit_code == 2 and "[/no]" in result.stderr, result.output
+
+
+def test_outputs_are_tried_before_the_work(tmp_path: Path) -> None:
+    """No model is there, and none is looked for."""
+    model = ("--model", tmp_path / "none")
+    with unwritable() as folder:
+        for output in (folder / "report.json", folder / "new" / "report.json", folder):
+            message = fails(1, "evaluate", *model, "--output", output)
+            assert message.startswith(f"Error: {output}: wanted a file that can be written, got ")
+        message = fails(1, "report", "--run", "a=none.json", "--output", folder)
+        assert message.startswith(f"Error: {folder}: wanted a folder that files can be written into, got Permission")
+    output = tmp_path / "new" / "report.json"
+    data = ("--size", 60, "--num-images", 1)
+    assert "config.json" in fails(1, "evaluate", "--model", tmp_path, "--output", output, *data)
+    assert not output.parent.exists()
+    (tmp_path / "curves.png").mkdir()
+    curves = ("--curves", "a=none")
+    assert "curves.png: wanted a file" in fails(1, "report", "--run", "a=x", *curves, "--output", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_stdout_of_another_encoding(encoding: str, model_folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    """Tables have arrows and Greek letters, and so may names."""
+    name = str(Path(pictures[0]).rename(tmp_path / "τάξη → 1.png"))
+    common = ("--model", model_folder, "--task", "count", "--max-new-tokens", 80)
+    code, text = call_with_encoding(encoding, app, "predict", *common, name)
+    assert code == 0 and "???? ? 1.png" in "".join(text.split("|")).replace("\n", "")
+    code, text = call_with_encoding(encoding, app, "predict", *common, name, "--json")
+    assert code == 0 and json.loads(text)[0]["image"] == name
+    output = tmp_path / "τ.json"
+    numbers = ("--num-images", 1, "--num-images", 2, "--size", 60, "--num-prompts", 2)
+    code, text = call_with_encoding(encoding, app, "evaluate", *common, *numbers, "--output", output)
+    assert code == 0 and "MAE ?" in text and output.is_file()
+    code, text = call_with_encoding(encoding, app, "report", "--run", f"α={output}", "--output", tmp_path / "out")
+    assert code == 0 and "MAE ?" in text
+    for command in ([], ["evaluate"], ["predict"], ["report"]):
+        assert call_with_encoding(encoding, app, *command, "--help")[0] == 0
 
 
 def test_predict_errors(model_folder: Path, pictures: list[str], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def make_trainer(folder: Path, constrained: bool = True, **settings: Any) -> tup
     rows = Dataset.from_list([{"prompt": f"number {number} is <gor>"} for number in range(8)])
     options: dict[str, Any] = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 2, "beta": 0.1,
                                "max_completion_length": LENGTH, "temperature": TEMPERATURE, "use_cpu": True,
-                               "bf16": False, "gradient_checkpointing": False, "report_to": [], "save_strategy": "no",
+                               "bf16": False, "activation_checkpointing": False, "report_to": [], "save_strategy": "no",
                                "logging_steps": 1, "learning_rate": 1e-2, "num_iterations": 2, "rmo": False,
                                "disable_tqdm": True}  # fmt: skip
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], **tokens.lora_settings(model))

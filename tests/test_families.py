@@ -149,7 +149,7 @@ def two_kinds(folder: Path, family: str, output: Path, **settings: Any) -> Any:
         bf16=False,
         report_to="none",
         disable_tqdm=True,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         **settings,
     )
     return RARLTrainer(

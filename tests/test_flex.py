@@ -267,7 +267,7 @@ def test_gradients(processor: Any, unfused_gradients: None, flex_calls: list[Any
     """With checkpointing layers run again in the backward pass, when the packed forward pass is over."""
     model, batch = build_vision_model(processor), image_batch(processor)
     if checkpointing is not None:
-        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.activation_checkpointing_enable({"use_reentrant": checkpointing})
         model.enable_input_require_grads()
     expected = gradients(model, batch, flex=False)
     assert not flex_calls
@@ -292,7 +292,7 @@ def build_trainer(cls: Any, folder: Path, **overrides: Any) -> Any:
         "lr_scheduler_type": "constant",
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",
@@ -323,7 +323,7 @@ def check_steps(trainers: tuple[Any, Any], bound: float) -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_steps(tmp_path: Path, unfused_gradients: None, flex_calls: list[Any], checkpointing: bool) -> None:
     """Sampling, reference and current log-probabilities, backward pass and update."""
-    settings: dict[str, Any] = {"use_cpu": True, "gradient_checkpointing": checkpointing}
+    settings: dict[str, Any] = {"use_cpu": True, "activation_checkpointing": checkpointing}
     stock, flex = (build_trainer(RARLTrainer, tmp_path, **settings) for _ in range(2))
     flex._flex = True  # asked for in the arguments it is refused
     check_steps((stock, flex), 1e-6)
@@ -371,7 +371,7 @@ def test_gradients_on_a_gpu(processor: Any, flex_calls: list[Any], checkpointing
     batch = {name: value.cuda() if hasattr(value, "cuda") else value for name, value in image_batch(processor).items()}
     batch["images"] = [(grid.cuda(), pixels.cuda()) for grid, pixels in batch["images"]]
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     check_gradients(gradients(model, batch, flex=False), gradients(model, batch, flex=True), 1e-3)
     assert flex_calls
 
@@ -379,7 +379,7 @@ def test_gradients_on_a_gpu(processor: Any, flex_calls: list[Any], checkpointing
 @needs_gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_steps_on_a_gpu(tmp_path: Path, checkpointing: bool) -> None:
-    settings: dict[str, Any] = {"gradient_checkpointing": checkpointing, "shared_prefix": "on"}
+    settings: dict[str, Any] = {"activation_checkpointing": checkpointing, "shared_prefix": "on"}
     stock, flex = (
         build_trainer(RARLTrainer, tmp_path, shared_prefix_attention=attention, **settings)
         for attention in ("sdpa", "flex")

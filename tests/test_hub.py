@@ -1,6 +1,7 @@
 """The model card, and pushing an adapter with the real Hub client to a server on loopback."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,3 +167,9 @@ def test_card_refuses_what_does_not_fit() -> None:
         model_card("org/model", "count", "stage3")
     with pytest.raises(ValueError, match="'count'.*'age'"):
         model_card("org/model", "age", "stage1", REPORT)
+
+
+def test_card_of_a_path_that_is_no_text_in_utf8(tmp_path: Path) -> None:
+    card = write_model_card(tmp_path, str(tmp_path / os.fsdecode(b"model \xff")), "count", "stage1", REPORT)
+    text = card.read_text(encoding="utf-8")
+    assert "LoRA adapter of `model ?`" in text and "Kendall τ, 2 images" in text

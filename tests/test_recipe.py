@@ -1,35 +1,47 @@
 """What the recipes share: their arguments, where they start from, what they leave behind."""
 
+import ast
+import dataclasses
+import shutil
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
+from peft import LoraConfig
 from transformers import Trainer, TrainingArguments
 from trl import ModelConfig
 
+from gor_head import CoDiVocabulary
 from rarl import tiny
+from rarl.datasets import load_source, split_by_content
 from rarl.inputs import prompt_lengths
 from rarl.models import resolve_model, trained_task
 from rarl.recipe import (
     RecipeArguments,
     check_lengths,
     hub_repository,
+    load_policy,
     longest_reference,
     parse,
     prepare_data,
     resume_from,
-    run,
+    setting_up,
     stage1_adapter,
+    train,
 )
 from rarl.rewards import REWARDS, graded_length_reward, weights
 from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
 from rarl.trainer import RARLConfig
 from tests.hub_server import HubServer
+from tests.outputs import unwritable
 
 CONFIG = Path(__file__).parents[1] / "recipes/configs/rarl_stage2_tiny.yaml"
+RECIPES = sorted(path for path in CONFIG.parents[1].glob("*.py") if path.stem != "tiny_cold_start")
 RUST = OrdinalTask("rust", "rusted area in percent", 0, 100, 8)
 
 
@@ -82,6 +94,19 @@ def test_rewards_given_by_name_go_first() -> None:
     )
     with pytest.raises(ValueError, match="'beauty'.*regression, length"):
         RecipeArguments(rewards=["beauty"]).reward_functions([])
+
+
+def test_reward_weights_go_with_the_rewards() -> None:
+    assert RecipeArguments().reward_functions(["regression", "format"], [5, 7])[1] == [5, 7]
+    with pytest.raises(ValueError, match=r"reward_weights: wanted 2 numbers, for regression, format, got \[5\]"):
+        RecipeArguments().reward_functions(["regression", "format"], [5])
+    arguments = RecipeArguments(weight_format=2)
+    arguments.given = {"weight_format": 2}
+    with pytest.raises(ValueError, match="weight_format and reward_weights are both given"):
+        arguments.reward_functions(["regression", "format"], [5, 7])
+    assert arguments.reward_functions(["regression", "format"])[1] == [1, 2]
+    with pytest.raises(ValueError, match="weight_format: none of the rewards regression is weighted by it"):
+        arguments.reward_functions(["regression"])
 
 
 def test_new_task() -> None:
@@ -206,13 +231,6 @@ def test_resume_from_what_is_no_whole_checkpoint() -> None:
     fails("elsewhere", "elsewhere holds no trainer_state.json")
 
 
-def test_arguments_without_effect_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--use_cpu", "true", "--load_in_4bit", "true", "--model_revision", "v2"]
-    monkeypatch.setattr(sys, "argv", ["recipe.py", *flags])
-    with pytest.raises(ValueError, match="^model_revision, load_in_4bit: .*without effect"):
-        parse(RARLConfig, CONFIG)
-
-
 def test_test_prompts_must_fit_the_context_too() -> None:
     """Stage 1 trains on short prompts, and is evaluated on long ones at its end."""
     _, processor = tiny.load()
@@ -237,27 +255,124 @@ def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypat
         assert arguments.task is None, "the default config was read beside the one given"
 
 
-def test_run_says_what_the_user_can_mend_and_shows_defects() -> None:
-    def fails(error: Exception) -> Any:
-        def main() -> None:
-            raise error
+@pytest.mark.parametrize("on", [True, False])
+def test_checkpointing_is_known_by_its_old_name_too(on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers lets the old name give way to the new one, whether on the command line or in the file."""
+    (tmp_path / "own.yaml").write_text(f"output_dir: own\nuse_cpu: true\nactivation_checkpointing: {not on}\n")
+    flags = [
+        ["--gradient_checkpointing", str(on)],
+        [f"--gradient-checkpointing={on}"],
+        [f"--activation_checkpointing={on}"],
+    ]
+    flags.append(["--gradient_checkpointing"] if on else ["--no_gradient_checkpointing"])
+    for flag in flags:
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml", *flag])
+        assert parse(RARLConfig, CONFIG)[0].gradient_checkpointing is on, flag
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--config", "own.yaml"])
+    assert parse(RARLConfig, CONFIG)[0].gradient_checkpointing is not on
 
-        return main
 
+def test_set_up_says_what_the_user_can_mend_and_shows_defects() -> None:
     for error in (ValueError("so"), FileNotFoundError("so"), OSError("so")):
-        with pytest.raises(SystemExit, match="^Error: so$"):
-            run(fails(error))
-    with pytest.raises(KeyError):
-        run(fails(KeyError("so")))
+        with pytest.raises(SystemExit, match="^Error: so$"), setting_up():
+            raise error
+    with pytest.raises(SystemExit, match="^Error: two lines$"), setting_up():
+        raise ValueError("two\nlines")
+    with pytest.raises(KeyError), setting_up():
+        raise KeyError("so")
 
 
-def test_an_error_in_training_keeps_its_traceback() -> None:
-    class Broken:
-        def __getattr__(self, name: str) -> Any:
-            raise ValueError("deep inside")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_and_what_follows_stand_outside_of_set_up(recipe: Path) -> None:
+    """An error there keeps its traceback, whatever its type: no recipe catches it."""
+    [main] = [node for node in ast.parse(recipe.read_text()).body if getattr(node, "name", "") == "main"]
+    assert isinstance(main, ast.FunctionDef)
+    outside = [ast.unparse(node) for node in main.body]
+    assert outside[0].startswith("with setting_up():")
+    assert outside[-2] == "train(trainer)" and outside[-1].startswith("finish(")
+    assert "train(" not in outside[0] and "finish(" not in outside[0] and "build_preferences(" not in outside[0]
 
-    with pytest.raises(ValueError, match="deep inside"):
-        run(lambda: Trainer.train(Broken()))  # type: ignore[arg-type]
+
+class Line(torch.nn.Module):
+    """A model that a trainer trains in no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.layer(x).square().mean()}
+
+
+def line_trainer(**given: Any) -> Trainer:
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_steps": 1, "logging_steps": 1, "use_cpu": True}
+    settings |= {"learning_rate": 0.1, "lr_scheduler_type": "constant", "disable_tqdm": True, "report_to": "none"}
+    args = TrainingArguments("out", **settings | given)
+    return Trainer(Line(), args, train_dataset=[{"x": torch.ones(1)}] * 4)  # type: ignore[arg-type]  # a list will do
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 2}, {"num_train_epochs": 1}])
+def test_finished_run_is_not_trained_on(length: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Resumed, it has its last weights and its whole log, and says so; with more steps to do it goes on."""
+    first = line_trainer(**length)
+    train(first)
+    first.save_state()
+    steps, state = first.state.global_step, Path("out/trainer_state.json").read_bytes()
+    capsys.readouterr()
+    checkpoint = f"out/checkpoint-{steps}"
+    again = line_trainer(**length, resume_from_checkpoint=checkpoint)
+    train(again)
+    assert capsys.readouterr().out == f"{checkpoint} has {steps} of {steps} steps: nothing is left to train.\n"
+    assert again.model.layer.weight.equal(first.model.layer.weight)  # type: ignore[union-attr]
+    again.save_state()
+    assert Path("out/trainer_state.json").read_bytes() == state
+    assert not Path(f"out/checkpoint-{steps + 1}").exists()
+    longer = line_trainer(max_steps=steps + 1, resume_from_checkpoint=checkpoint)
+    train(longer)
+    assert longer.state.global_step == steps + 1 and "nothing is left" not in capsys.readouterr().out
+    assert not longer.model.layer.weight.equal(first.model.layer.weight)  # type: ignore[union-attr]
+
+
+def test_labels_of_other_splits_do_not_reach_training() -> None:
+    """Whatever they are, training has the same rows, the same vocabulary and the same labels to count errors in."""
+    drawn = load_source("builtin", "count", size=200)
+    Path("images").mkdir()
+    for i in range(len(drawn)):
+        drawn.load(i).save(f"images/{i}.png")
+
+    def write(values: Sequence[float]) -> None:
+        lines = ["file,value", *(f"{i}.png,{value:g}" for i, value in enumerate(values))]
+        Path("values.csv").write_text("\n".join(lines))
+
+    write(drawn.values)
+    splits = split_by_content(load_source("folder", "count", "images", "values.csv"), seed=0)
+    others = drawn.values.copy()
+    for name in ("validation", "test"):
+        others[splits[name]] = 10
+    tasks = dict(TASKS)
+    found = []
+    for values in (drawn.values, others):
+        TASKS.clear()
+        TASKS.update(tasks)
+        write(values)
+        arguments = RecipeArguments("folder", "images", "values.csv", task="count", gor_vocabulary="fit")
+        arguments.num_prompts, arguments.eval_num_images = 20, [1]
+        data = prepare_data(arguments, with_completion=True)
+        rows = data.train.with_format(None)
+        found.append((rows["images"], rows["values"], data.source.task.vocabulary, data.labels, data.spread))
+    assert found[0] == found[1]
+    assert sorted(found[0][3]) == sorted(drawn.values[splits["train"]])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_take_labels_of_the_training_split(recipe: Path) -> None:
+    assert "source.values" not in recipe.read_text()
+
+
+def test_spread() -> None:
+    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0))
+    assert data.spread == pytest.approx(statistics.pstdev(data.labels))
+    assert dataclasses.replace(data, labels=[3.0, 3.0]).spread == 1
 
 
 def test_prepared_data() -> None:
@@ -362,3 +477,40 @@ def test_hub_errors_come_before_training(hub: HubServer, monkeypatch: pytest.Mon
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="'dots'"):
         hub_repository(push_arguments(), peft, RecipeArguments())
+
+
+def test_output_dir_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(output_dir: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--output_dir", str(output_dir)])
+        with pytest.raises(OSError) as caught:
+            parse(RARLConfig, CONFIG)
+        return str(caught.value)
+
+    with unwritable() as folder:
+        wanted = "wanted a folder that files can be written into, got PermissionError: Permission denied."
+        assert fails(folder) == f"{folder}: {wanted}" and fails(folder / "new") == f"{folder / 'new'}: {wanted}"
+    (tmp_path / "file").touch()
+    assert "got NotADirectoryError" in fails(tmp_path / "file" / "out")
+    (tmp_path / "report.json").touch()
+    with unwritable(tmp_path / "report.json") as folder:
+        folder.chmod(0o755)
+        assert fails(folder).startswith(f"{folder / 'report.json'}: wanted a file that can be written, got Permission")
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--output_dir", str(tmp_path / "new" / "out")])
+    parse(RARLConfig, CONFIG)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("setting", ["modules_to_save", "target_modules"])
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_rows_of_value_tokens_are_trained_in_one_way_only(setting: str, name: str, tmp_path: Path) -> None:
+    """Refused before the model loads: this one has no weights."""
+    for file in ("config.json", "tokenizer.json"):
+        shutil.copy(Path(tiny.path()) / file, tmp_path)
+    task = get_task("count").with_vocabulary(CoDiVocabulary([1, 2, 5], tolerance=0))
+    model_args = ModelConfig(use_peft=True, **{f"lora_{setting}": ["q_proj", name]})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
+        load_policy(str(tmp_path), model_args, None, None, task)
+    config = LoraConfig(**{"target_modules": ["q_proj"], setting: ["q_proj", name]})  # type: ignore[arg-type]
+    config.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
+        load_policy(str(tmp_path), model_args, None, None, task, str(tmp_path / "adapter"))

@@ -166,7 +166,7 @@ def make(
             "logging_steps": 1,
             "use_cpu": True,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "shuffle_dataset": False,
             "report_to": "none",
             "disable_tqdm": True,
@@ -311,13 +311,13 @@ def test_lora(make: Make, load: Callable[..., Any], reference: str, checkpointin
 def checkpointed(use_reentrant: bool | None) -> dict[str, Any]:
     if use_reentrant is None:
         return {}
-    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
+    return {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
 
 
 def enable_checkpointing(trainer: Any) -> None:
-    if trainer.args.gradient_checkpointing:  # `train` does it
-        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
-        assert trainer.model.is_gradient_checkpointing
+    if trainer.args.activation_checkpointing:  # `train` does it
+        trainer.model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
+        assert trainer.model.is_activation_checkpointing
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

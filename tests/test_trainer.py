@@ -69,7 +69,7 @@ def config(cls: type[GRPOConfig], folder: Path, **overrides: Any) -> Any:
         "beta": 0.0,
         "use_cpu": True,
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",

@@ -7,8 +7,10 @@ from gor_head.cli.evaluate import evaluate
 from gor_head.cli.predict import predict
 from gor_head.cli.train import train
 from gor_head.cli.vocabulary import vocabulary
+from gor_head.output import Commands
 
 app = typer.Typer(
+    cls=Commands,
     help="Generative ordinal regression: labels as short sequences of value tokens.",
     no_args_is_help=True,
     add_completion=False,

@@ -73,7 +73,7 @@ def compare(
     data = [read_table(path, target, drop, categories=category) for path in tables]
 
     errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=errors) as progress:
         task = progress.add_task("trainings")
 
@@ -83,6 +83,9 @@ def compare(
         with clean_stdout():
             outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
     comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
+    if plot is not None and any(comparison.rows.values()):
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_comparison(comparison, plot)
     if as_json:
         failures = {str(cell): reason for cell, reason in outcome.failures.items()}
         report = {"seeds": seeds, "settings": keywords} | comparison.to_json() | {"failures": failures}
@@ -92,9 +95,6 @@ def compare(
         for table in comparison_tables(comparison, console.width):
             console.print(table)
         console.print(overall_table(comparison))
-    if plot is not None and any(comparison.rows.values()):
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        plot_comparison(comparison, plot)
     if outcome.failures:
         for cell, reason in sorted(outcome.failures.items()):
             typer.echo(f"Failed: {cell}: {reason}", err=True)
@@ -119,6 +119,7 @@ def clean_stdout() -> Iterator[None]:
 def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
     """MAE and, below it, SRCC of every row on every table; as many tables side by side as the width asks for."""
     from rich.table import Table
+    from rich.text import Text
 
     # A name may break between words only.
     widths = {row: max(FIGURE_WIDTH, *map(len, row.split())) for row in comparison.rows}
@@ -133,9 +134,9 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
         table = Table(title="MAE ↓ (* best, ≈ tied)\nSRCC ↑ below", show_lines=True)
         table.add_column("table", max_width=NAME_WIDTH - 4, overflow="fold")
         for row in part:
-            table.add_column(row, justify="right", max_width=widths[row])
+            table.add_column(Text(row), justify="right", max_width=widths[row])
         for name, entries in comparison.entries.items():
-            table.add_row(name, *(_cell(entries[row]) for row in part))
+            table.add_row(Text(name), *(_cell(entries[row]) for row in part))
         shown.append(table)
     return shown
 
@@ -143,6 +144,7 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
 def overall_table(comparison: "Comparison") -> "Table":
     """What each row is over all tables, the lowest mean MAE first."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"Over {len(comparison.entries)} tables")
     table.add_column("row", no_wrap=True)
@@ -152,7 +154,7 @@ def overall_table(comparison: "Comparison") -> "Table":
     for row, overall in sorted(whole, key=lambda pair: pair[1].relative):
         missing = len(comparison.entries) - overall.tables
         table.add_row(
-            row,
+            Text(row),
             f"{overall.tied}/{overall.tables} {overall.share:>4.0%}",
             f"{overall.rank:.2f}",
             f"{overall.relative:.3f}",
@@ -160,7 +162,7 @@ def overall_table(comparison: "Comparison") -> "Table":
         )
     for row in comparison.rows:
         if comparison.rows[row] is None:
-            table.add_row(row, "–", "–", "–", str(len(comparison.entries)))
+            table.add_row(Text(row), "–", "–", "–", str(len(comparison.entries)))
     return table
 
 

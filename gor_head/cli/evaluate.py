@@ -99,10 +99,11 @@ def parse_edges(text: str) -> list[float]:
 def metrics_table(report: dict[str, Any], title: str) -> "Table":
     """One row of metrics."""
     from rich.table import Table
+    from rich.text import Text
 
     from gor_head.numbers import show_number
 
-    table = Table(title=title)
+    table = Table(title=Text(title, "table.title"))
     names = [(METRICS.get(name) or f"{name.upper()} ↑", value) for name, value in report.items() if name not in PARTS]
     for name, _ in names:
         table.add_column(name, justify="right")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gor_head.numbers import parse_number
+from gor_head.output import check_output_file
 
 Drop = Annotated[list[str], typer.Option(help="Column that is no feature; give it once for each.")]
 Category = Annotated[
@@ -56,12 +57,15 @@ def check_image(path: Path | None) -> None:
 
     Raises:
         ValueError: If matplotlib does not know the kind of image.
+        OSError: If the file cannot be written.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
     if path is not None and path.suffix and path.suffix[1:].lower() not in known:
         raise ValueError(f"--plot: wanted an image of the kind {', '.join(sorted(known))}, got {path.name!r}.")
+    if path is not None:
+        check_output_file(path if path.suffix else path.with_name(f"{path.name}.png"))  # as matplotlib names it
 
 
 def check_columns(drop: Sequence[str], category: Sequence[str], columns: Sequence[str], where: str) -> None:

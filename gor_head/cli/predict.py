@@ -26,10 +26,12 @@ def predict(
     import pandas as pd
 
     from gor_head.cli.saved import load
+    from gor_head.output import check_output_file
     from gor_head.tables import read_features
 
     if interval is not None and not 0 < interval < 1:
         raise ValueError(f"--interval: wanted a probability between 0 and 1, got {interval}.")
+    check_output_file(out)
     saved = load(model)
     features = read_features(data, kinds=saved.kinds)
     columns = {"prediction": saved.predict(features, decode)}

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DATA_FILE = "data.json"
 """Beside the estimator: the label's column, and the columns of features with their kinds."""
 
+FILES = ("config.json", "model.safetensors", "estimator.json", DATA_FILE)
+"""All that [`save`] writes."""
+
 
 @dataclass(frozen=True)
 class Saved:

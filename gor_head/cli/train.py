@@ -20,12 +20,14 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of initial weights, batches and validation split.")] = 0,
 ) -> None:
     """Train GoR on the rows of a CSV file; a fifth of them is held out for early stopping."""
-    from gor_head.cli.saved import quiet, save
+    from gor_head.cli.saved import FILES, quiet, save
     from gor_head.estimator import GoRRegressor
     from gor_head.numbers import show_number
+    from gor_head.output import check_output_folder
     from gor_head.tables import column_names, read_table
 
     chosen = parse_settings(settings)
+    check_output_folder(out, FILES)
     known = GoRRegressor().get_params()
     del known["random_state"]
     unknown = [name for name in chosen if name not in known]

@@ -45,11 +45,14 @@ def vocabulary(
     """Choose a vocabulary for the labels of a CSV file, and sum it up."""
     from rich.console import Console
 
+    from gor_head.output import check_output_folder
     from gor_head.plots import token_frequencies
     from gor_head.tables import read_labels
-    from gor_head.vocabulary import CoDiVocabulary
+    from gor_head.vocabulary import VOCABULARY_FILE, CoDiVocabulary
 
     check_image(plot)
+    if out is not None:
+        check_output_folder(out, [VOCABULARY_FILE])
     fitted = CoDiVocabulary.fit(
         read_labels(labels, column),
         initializer=initializer.value,
@@ -64,15 +67,15 @@ def vocabulary(
     summary = fitted.summary()
     if out is not None:
         fitted.save_pretrained(out)
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        token_frequencies(fitted, plot)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:
         console = Console()
         console.print(summary_table(summary, title=labels.name))
         console.print(summary_text(summary), highlight=False)
-    if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        token_frequencies(fitted, plot)
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -91,9 +94,10 @@ def summary_text(summary: dict[str, Any]) -> str:
 def summary_table(summary: dict[str, Any], title: str) -> "Table":
     """Table of a vocabulary's summary, before and after CoDi."""
     from rich.table import Table
+    from rich.text import Text
 
     before, after = summary["before"], summary["after"]
-    table = Table(title=title)
+    table = Table(title=Text(title, "table.title"))
     table.add_column("vocabulary")
     table.add_column("before CoDi", justify="right")
     table.add_column("after", justify="right")

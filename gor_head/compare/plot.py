@@ -58,7 +58,7 @@ def comparison_figure(comparison: Comparison) -> "Figure":
         if math.isfinite(means[row]):
             axes.plot([means[row]] * 2, [line - 0.42, line + 0.42], color="tab:red", linewidth=2.5, zorder=3)
     axes.axvline(1, color="0.4", linewidth=0.8, zorder=1)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)  # names, not formulas
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -23,6 +23,7 @@ from gor_head.compare.cells import (
     taken,
     write,
 )
+from gor_head.output import check_output_folder
 from gor_head.tables import Table
 
 
@@ -68,6 +69,7 @@ def run(
     Raises:
         ValueError: If names are not different, there is nothing to compare, no method takes a setting, or a cell's file
             was made otherwise or is damaged.
+        OSError: If cells are to be trained, and their files cannot be written.
     """
     folder, settings, seeds = Path(folder), dict(settings or {}), list(seeds)
     _check_names("table", [table.name for table in tables])
@@ -94,6 +96,8 @@ def run(
             check_settings(path, found, wanted[cell])
             outcome.results[cell] = result
     missing = [cell for cell in cells if cell not in outcome.results]
+    if missing:
+        check_output_folder(folder / "cells")
     report = progress or (lambda done, total, cell: None)
     report(len(outcome.results), len(cells), None)
     tasks = (
@@ -143,7 +147,7 @@ def _run_cell(
         write(path, result, wanted, notes)
     except Exception as error:  # any defect of any method must leave the other cells be
         errors.parent.mkdir(parents=True, exist_ok=True)
-        errors.write_text(traceback.format_exc(), encoding="utf-8")
+        errors.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")
         return cell, f"{type(error).__name__}: {error}"
     errors.unlink(missing_ok=True)
     return cell, None

@@ -8,10 +8,12 @@ from typing import Any
 import transformers
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, snapshot_download
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from gor_head.numbers import write_number
-from gor_head.vlm.tokens import ValueTokens, grow
+from gor_head.vlm.tokens import ValueTokens, check_lora, grow
 from gor_head.vocabulary import FIRST_VALUE, VOCABULARY_FILE, CoDiVocabulary
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -63,7 +65,8 @@ def push_to_hub(
     with TemporaryDirectory() as folder:
         save_pretrained(model, processor, vocabulary, folder)
         base = _public_base(Path(folder))
-        _card(base, vocabulary).save(Path(folder) / "README.md")
+        card = _card(base, vocabulary).content
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8", errors="replace")
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         return api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message=commit_message, ignore_patterns=["ref/*"]
@@ -146,8 +149,29 @@ def merge(model: Any) -> Any:
     """The plain model of a `PeftModel`, the adapter's weights and token rows in its own; the adapter is gone.
 
     Save it with [`save_pretrained`], and [`load`] gives it back; it goes on as any other model would, under ZeRO-3 too.
+    Where one matrix is input and output, and LoRA has changed one of the two, they are two from here on.
+
+    Raises:
+        ValueError: If LoRA has changed a matrix with trained token rows in it, see [`check_lora`].
     """
+    for config in model.peft_config.values():
+        if config.trainable_token_indices:
+            check_lora(model, config)
+    _untie(model.get_base_model())
     return model.merge_and_unload()
+
+
+def _untie(model: Any) -> None:
+    """Give a model an output matrix of its own, if LoRA has changed one of its two uses: merged into the common one it
+    would change both."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    is_adapted = any(isinstance(one, BaseTunerLayer) for one in (inputs, outputs))
+    if not is_adapted or outputs is None or inputs.weight is not outputs.weight:
+        return
+    layer: Any = outputs.get_base_layer() if isinstance(outputs, BaseTunerLayer) else outputs
+    layer.weight = nn.Parameter(layer.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 def check_rows(adapter: str, tokens: ValueTokens | None) -> None:

@@ -156,12 +156,12 @@ class PreferenceFile:
             "",
         ]
         path = self.folder / CARD_FILE
-        path.write_text("\n".join(text), encoding="utf-8")
+        path.write_text("\n".join(text), encoding="utf-8", errors="replace")
         return path
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line) + "\n")  # in ASCII: a path may hold what UTF-8 cannot
 
     def _read(self) -> list[dict[str, Any]]:
         text = self.path.read_text(encoding="utf-8")

@@ -9,11 +9,20 @@ from typing import Any
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 
+from gor_head.vlm.tokens import check_lora
+
 _ROWS = ".trainable_tokens_delta."
 
 
 def mend_token_rows(model: Any) -> None:
-    """All repairs, for the model of a trainer that has been made and has not trained yet."""
+    """All repairs, for the model of a trainer that has been made and has not trained yet.
+
+    Raises:
+        ValueError: If an adapter trains a matrix with token rows in another way, too.
+    """
+    for config in getattr(model, "peft_config", {}).values():
+        if getattr(config, "trainable_token_indices", None):
+            check_lora(model, config)
     give_heads_a_bias(model)
     copy_rows_to_reference(model)
 

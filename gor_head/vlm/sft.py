@@ -8,7 +8,7 @@ from trl import SFTTrainer
 
 from gor_head.losses import huber
 from gor_head.vlm.repairs import give_heads_a_bias
-from gor_head.vlm.tokens import ValueTokens
+from gor_head.vlm.tokens import ValueTokens, check_lora
 from gor_head.vocabulary import EOS
 
 
@@ -52,11 +52,18 @@ class GoRSFTTrainer(SFTTrainer):
             would drown it.
         huber_scale: Unit of the error in label units, for example the standard deviation of the labels.
         kwargs: Of `SFTTrainer`.
+
+    Raises:
+        ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
 
     def __init__(
         self, *args: Any, tokens: ValueTokens, huber_weight: float = 0.1, huber_scale: float = 1.0, **kwargs: Any
     ) -> None:
+        model = kwargs.get("model", args[0] if args else None)
+        if isinstance(model, nn.Module):
+            for config in (kwargs.get("peft_config"), *getattr(model, "peft_config", {}).values()):
+                check_lora(model, config)
         super().__init__(*args, **kwargs)
         self.tokens, self.huber_weight, self.huber_scale = tokens, huber_weight, huber_scale
         give_heads_a_bias(cast(nn.Module, self.model))

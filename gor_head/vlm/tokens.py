@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from transformers import AddedToken
 
@@ -65,6 +66,31 @@ class ValueTokens:
         if _is_tied(model):
             return {"trainable_token_indices": {inputs: self.all_ids}}
         return {"trainable_token_indices": {inputs: self.all_ids, outputs: self.all_ids}}
+
+
+def check_lora(model: Any, config: Any) -> None:
+    """Refuse LoRA settings that train the input or output matrix of a model beside the rows of value tokens in it.
+
+    PEFT wraps a module once: other ways to train these matrices end in its errors, in a forward pass or a merge.
+
+    Args:
+        model: A model of transformers; a `PeftModel` counts as its base.
+        config: The `peft.LoraConfig`; of another kind of adapter nothing is asked.
+
+    Raises:
+        ValueError: If `modules_to_save` or `target_modules` has one of the two.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    matrices = (base.get_input_embeddings(), base.get_output_embeddings())
+    for name in [name for name, module in base.named_modules() if module in matrices]:
+        saved = any(name.endswith(end) for end in getattr(config, "modules_to_save", None) or ())
+        adapted = getattr(config, "target_modules", None) and check_target_module_exists(config, name)
+        if saved or adapted:
+            setting = "modules_to_save" if saved else "target_modules"
+            raise ValueError(
+                f"{setting}: {name} holds the rows of value tokens, which LoRA trains by themselves; wanted "
+                f"{setting} without it, got {getattr(config, setting)}."
+            )
 
 
 def add_tokens(processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:

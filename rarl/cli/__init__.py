@@ -2,11 +2,13 @@
 
 import typer
 
+from gor_head.output import Commands
 from rarl.cli.evaluate import evaluate
 from rarl.cli.predict import predict
 from rarl.cli.report import report
 
 app = typer.Typer(
+    cls=Commands,
     help="Ranking-aware reinforcement learning for vision-language models that judge how much.",
     no_args_is_help=True,
     add_completion=False,

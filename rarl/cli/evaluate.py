@@ -18,7 +18,7 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Task; by default what was trained.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
-    size: Annotated[int, typer.Option(help="Number of built-in images.")] = 1000,
+    size: Annotated[int | None, typer.Option(help="Number of built-in images, 1000 if not given.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     num_images: Annotated[list[int], typer.Option(help="Images in a prompt; give it once for each number.")] = [  # noqa: B006
         1,
@@ -42,6 +42,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from gor_head.output import check_output_file
     from rarl.datasets import load_source
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
@@ -50,6 +51,7 @@ def evaluate(
     from rarl.models import load_model, trained_task
     from rarl.task import register_task
 
+    check_output_file(output)
     trained = trained_task(adapter or model)
     if trained is not None:
         register_task(trained)

@@ -36,10 +36,12 @@ def report(
     """Gather evaluated runs in one report, print them as a table, and draw reward curves."""
     from rich.console import Console
 
+    from gor_head.output import check_output_folder
     from rarl.evaluation.plots import plot_curves, read_history
     from rarl.evaluation.reports import gather, read_report, write_report
     from rarl.evaluation.tables import report_table
 
+    check_output_folder(output, ("report.json", "curves.png") if curves else ("report.json",))
     gathered = gather({name: read_report(path) for name, path in named_paths(run, "--run").items()})
     histories = {name: read_history(path) for name, path in named_paths(curves, "--curves").items()}
     write_report(gathered, output / "report.json")

@@ -38,7 +38,7 @@ def load_source(
     task: str | OrdinalTask | None = None,
     folder: str | Path | None = None,
     csv: str | Path | None = None,
-    size: int = 1000,
+    size: int | None = None,
     seed: int = 0,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
@@ -50,7 +50,7 @@ def load_source(
         task: Task of the values; defaults to count for `builtin` and age for `utkface`, required for `folder`.
         folder: Folder of images, required for all but `builtin`.
         csv: CSV with the header `file,value`, required for `folder`.
-        size: Number of images of `builtin`.
+        size: Number of images of `builtin`, 1000 if not given.
         seed: Seed of `builtin`'s images.
         min_pixels: Least height times width of a loaded image.
         max_pixels: Largest height times width of a loaded image.
@@ -69,16 +69,16 @@ def load_source(
     """
     if name not in SOURCES:
         raise ValueError(f"Unknown data source {name!r}; known sources: {', '.join(SOURCES)}.")
-    given = {"task": task, "folder": folder, "csv": csv}
+    given = {"task": task, "folder": folder, "csv": csv, "size": size}
     wanted = {"builtin": set(), "utkface": {"folder"}, "folder": {"folder", "csv", "task"}}[name]
     for argument in sorted(wanted):
         if given[argument] is None:
             raise ValueError(f"Data source {name!r} needs {argument}, got None.")
-    for argument in sorted({"folder", "csv"} - wanted):
+    for argument in sorted({"folder", "csv", "size"} - wanted - ({"size"} if name == "builtin" else set())):
         if given[argument] is not None:
             raise ValueError(f"Data source {name!r} does not use {argument}, got {str(given[argument])!r}.")
     if name == "builtin":
-        return BuiltinSource(task or "count", size, seed, min_pixels, max_pixels)
+        return BuiltinSource(task or "count", 1000 if size is None else size, seed, min_pixels, max_pixels)
     if name == "utkface":
         assert folder is not None
         return UTKFaceSource(folder, task or "age", min_pixels, max_pixels)

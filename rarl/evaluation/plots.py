@@ -84,11 +84,13 @@ def plot_curves(histories: dict[str, LogHistory], path: str | Path) -> None:
             colour = f"C{number}"
             axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             axis.plot(steps, running_mean(values, max(1, len(values) // 5)), color=colour, linewidth=1.8)
-        axis.set_title(term_title(term))
+        axis.set_title(term_title(term), parse_math=False)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     for axis in list(figure.axes)[len(terms) :]:
         axis.set_axis_off()
     handles = [figure.axes[0].plot([], [], color=f"C{number}")[0] for number in range(len(histories))]
-    figure.legend(handles, list(histories), loc="outside lower center", ncols=len(histories), frameon=False)
+    legend = figure.legend(handles, list(histories), loc="outside lower center", ncols=len(histories), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name with $ is no formula
     figure.savefig(path, dpi=120)

@@ -1,8 +1,12 @@
-"""Reports as a table in the terminal."""
+"""Reports as a table in the terminal.
+
+Names are the user's: as `Text` they are shown as they are, while rich reads a plain string as markup.
+"""
 
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from gor_head.numbers import show_metric, write_number
 from rarl.evaluation import Report
@@ -27,8 +31,8 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
     """
     metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
     counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
-    table = Table(title=title, caption=CAPTION)
-    table.add_column("model")
+    table = Table(title=None if title is None else Text(title, "table.title"), caption=CAPTION)
+    table.add_column("model", overflow="fold")
     for name in metrics:
         table.add_column(TITLES[name], justify="right")
     for count in counts:
@@ -43,20 +47,20 @@ def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
         rate = report.get("failure_rate")
         cells.append("–" if rate is None else f"{rate:.1%}")
         tokens = [number for number in report.get("tokens_per_answer", {}).values() if number is not None]
-        table.add_row(name, *cells, *([f"{sum(tokens) / len(tokens):.0f}"] if tokens else []))
+        table.add_row(Text(name), *cells, *([f"{sum(tokens) / len(tokens):.0f}"] if tokens else []))
     return table
 
 
 def prediction_table(names: Sequence[str], prediction: Prediction, task: str) -> Table:
     """Table of one prompt's images: name, value and rank, in prompt order; a dash where the answer says nothing."""
     table = Table()
-    table.add_column("image")
-    table.add_column(task, justify="right")
+    table.add_column("image", overflow="fold")
+    table.add_column(Text(task), justify="right")
     table.add_column("rank", justify="right")
     if prediction.intervals is not None:
         table.add_column("interval", justify="right")
     for place, (name, value, rank) in enumerate(zip(names, prediction.values, prediction.ranks, strict=True)):
-        row = [name, _number(value), _number(rank)]
+        row: list[Text | str] = [Text(name), _number(value), _number(rank)]
         if prediction.intervals is not None:
             row.append(" to ".join(map(_number, prediction.intervals[place])))
         table.add_row(*row)

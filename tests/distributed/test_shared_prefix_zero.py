@@ -34,7 +34,7 @@ def test_same_parameters_as_stock(zero_stage: int | None, lora: bool, budget: in
         "max_steps": STEPS,
         "optim": "sgd",
         "learning_rate": 0.1,
-        "gradient_checkpointing": True,
+        "activation_checkpointing": True,
     }
     del config["rmo_probability"]
     if zero_stage is not None:

@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "logging_steps": 1,
     "shuffle_dataset": False,
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "beta": 0.04,
     "seed": SEED,
     "model_init_kwargs": {"dtype": "float32"},

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from rarl import tiny
 from rarl.hub import ADAPTER_FILES
 from rarl.task import TASKS, OrdinalTask
-from tests.e2e.launching import ROOT, SHORT, error_line, launch, rarl, succeeded
+from tests.e2e.launching import OWN_SHORT, ROOT, SHORT, error_line, launch, rarl, succeeded
 from tests.hub_server import HubServer
 
 Result = CompletedProcess[str]
@@ -69,7 +69,7 @@ def stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Working folder after stage 1 on one's own images, with a task defined by flags."""
     folder = tmp_path_factory.mktemp("own")
     draw_images(folder)
-    succeeded(launch("rarl_stage1.py", folder, *SHORT, *FOLDER, *RUST, *TWO, "--warmup_steps", "0"))
+    succeeded(launch("rarl_stage1.py", folder, *OWN_SHORT, *FOLDER, *RUST, *TWO, "--warmup_steps", "0"))
     return folder
 
 
@@ -81,15 +81,16 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def stage2(stage1: Path, hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """Stage 2 after it: four steps, checkpoints at 2 and 4, pushed at the end. It knows the task by its name."""
+    """Stage 2 after it: four steps, checkpoints at 2 and 4, pushed at the end. It knows the task by its name, and
+    what it prints at the end has characters that its stdout lacks."""
     push = ["--push_to_hub", "true", "--hub_model_id", "me/rust", "--hub_private_repo", "true"]
-    environment = pushes_to(hub, tmp_path_factory.mktemp("hf"))
-    return succeeded(launch("rarl_stage2.py", stage1, *SHORT, *FOLDER, *STAGE2, *push, **environment))
+    environment = pushes_to(hub, tmp_path_factory.mktemp("hf")) | {"PYTHONIOENCODING": "ascii"}
+    return succeeded(launch("rarl_stage2.py", stage1, *OWN_SHORT, *FOLDER, *STAGE2, *push, **environment))
 
 
 def test_stages_follow_each_other(stage1: Path, stage2: Result) -> None:
     """Stage 1 leaves an adapter in output_dir, stage 2 finds it, and both leave reports; only `default` is kept."""
-    assert "Stage 2 starts from outputs/rarl_stage1." in stage2.stdout
+    assert "Stage 2 starts from outputs/rarl_stage1." in stage2.stdout and "MAE ?" in stage2.stdout
     for stage in ("rarl_stage1", "rarl_stage2"):
         folder = stage1 / "outputs" / stage
         report = read_json(folder / "report.json")
@@ -138,7 +139,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(stage1: Path, stage2: Result)
     whole, resumed = stage1 / "outputs/rarl_stage2", stage1 / "outputs/resumed"
     shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
     flags = ["--output_dir", "outputs/resumed", "--resume_from_checkpoint", "true"]
-    succeeded(launch("rarl_stage2.py", stage1, *SHORT, *FOLDER, *STAGE2, *flags))
+    succeeded(launch("rarl_stage2.py", stage1, *OWN_SHORT, *FOLDER, *STAGE2, *flags))
     expected, weights = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
     checkpoint = load_file(whole / "checkpoint-2" / WEIGHTS)
     assert any((expected[name] - checkpoint[name]).abs().max() > 1e-4 for name in expected), "nothing to tell"
@@ -193,6 +194,25 @@ def test_sft_runs(tmp_path: Path) -> None:
     assert (tmp_path / "outputs/sft" / WEIGHTS).is_file()
 
 
+def test_luffy_is_a_flag_that_acts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same samples, and the same mutation of all of them, the first update is another one."""
+    monkeypatch.chdir(tmp_path)
+    flags = [*SHORT, "--max_steps", "1", "--eval_prompts", "0", "--logging_steps", "1", "--use_cpu", "true"]
+    flags += ["--rmo_trigger", "low_reward", "--rmo_threshold", "9", "--rmo_probability", "1", "--warmup_steps", "0"]
+    logged = {}
+    for importance in ("on_policy", "luffy"):
+        monkeypatch.setattr(
+            sys, "argv", ["rarl_stage1.py", *flags, "--rmo_importance", importance, "--output_dir", importance]
+        )
+        runpy.run_path(str(ROOT / "recipes/rarl_stage1.py"), run_name="__main__")
+        logged[importance] = read_json(tmp_path / importance / "trainer_state.json")["log_history"][0]
+    assert logged["luffy"]["rmo/mutated"] == logged["on_policy"]["rmo/mutated"] > 0
+    assert logged["luffy"]["reward"] == logged["on_policy"]["reward"]
+    assert logged["luffy"]["grad_norm"] != pytest.approx(logged["on_policy"]["grad_norm"], rel=1e-3)
+
+
 BAD_FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "flag": (["--no_such_flag", "1"], ["no_such_flag"]),
     "abbreviated flag": (["--num_prompt", "8"], ["num_prompt"]),
@@ -208,9 +228,9 @@ BAD_FLAGS: dict[str, tuple[list[str], list[str]]] = {
 OWN = ["--source", "folder", "--folder", "images", *RUST, "--csv"]
 # What the eighth line of the CSV becomes, and the words of the error: where, value seen, what was wanted.
 BAD_LINES: dict[str, tuple[str, list[str]]] = {
-    "not finite": ("6.bmp,NaN", ["line 8", "'6.bmp'", "nan", "not finite", "number from 0 to 100"]),
+    "not finite": ("6.bmp,NaN", ["line 8", "'6.bmp'", "NaN", "number from 0 to 100"]),
     "out of range": ("6.bmp,100.5", ["line 8", "'6.bmp'", "100.5", "0 to 100"]),
-    "no number": ("6.bmp,", ["line 8", "'6.bmp'", "''", "not a number"]),
+    "no number": ("6.bmp,", ["line 8", "'6.bmp'", "''", "number"]),
     "missing image": ("gone.bmp,5", ["line 8", "'gone.bmp'", "no such file in images"]),
     "unreadable image": ("text.bmp,5", ["line 8", "'text.bmp'", "wanted a readable image", "1 of 60"]),
 }
@@ -263,7 +283,7 @@ def test_bad_csv_is_one_clear_error(error_of: Any, name: str) -> None:
 
 def test_csv_without_the_column_is_one_clear_error(error_of: Any) -> None:
     message = error_of([*OWN, "missing column.csv"])
-    assert message == "Error: missing column.csv: wanted a header with file,value, got file,rust."
+    assert message == "Error: missing column.csv: wanted a header with file,value, got 'file', 'rust'."
 
 
 def test_launch_ends_with_the_error(bad: Path) -> None:

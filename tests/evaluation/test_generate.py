@@ -132,7 +132,7 @@ def test_training_settings_and_stale_position_offsets_do_not_matter(model: Any, 
     rows = make_rows([2, 1])
     expected = answers(model, processor, rows)
     model.model.rope_deltas = torch.full((7, 1), 1000)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     model.config.use_cache = False
     model.train()
     assert answers(model, processor, rows) == expected

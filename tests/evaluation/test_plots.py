@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rarl.evaluation.plots import curve, plot_curves, reward_terms, running_mean, term_title
+from tests.markup import NAMES
 
 TERMS = ["regression_reward", "length_reward", "consistency_reward", "accuracy_reward", "format_reward"]
 
@@ -56,3 +57,10 @@ def test_a_log_without_rewards_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sft"):
         plot_curves({"sft": [{"step": 1, "loss": 1.0}]}, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_names_of_runs_are_no_formulas(tmp_path: Path) -> None:
+    log = history(["format_reward"], 3, 0)
+    plot_curves({name: log for name in NAMES}, tmp_path / "curves.png")
+    term = [{"step": 1, r"rewards/$\nonsense$/mean": 0.5}]
+    plot_curves({"a": term}, tmp_path / "curves.png")

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,16 @@ from typer.testing import CliRunner, Result
 
 from gor_head import CoDiVocabulary
 from gor_head.cli import app
-from gor_head.cli.compare import comparison_tables
-from gor_head.cli.evaluate import evaluation, parse_edges, ranges_table
+from gor_head.cli.compare import comparison_tables, overall_table
+from gor_head.cli.evaluate import evaluation, metrics_table, parse_edges, ranges_table
 from gor_head.cli.options import parse_settings
-from gor_head.cli.vocabulary import summary_text
+from gor_head.cli.vocabulary import summary_table, summary_text
 from gor_head.compare import Cell, Comparison, Entry, Overall
 from gor_head.compare.cells import read, split
+from gor_head.compare.plot import comparison_figure
 from gor_head.significance import Standing
+from tests.markup import NAMES
+from tests.outputs import call_with_encoding, unwritable
 
 QUICK = ["--set", "max_steps=30", "--set", "batch_size=64"]
 
@@ -120,8 +124,7 @@ def test_vocabulary_errors(ages: Path, tmp_path: Path) -> None:
     assert "none.csv" in fail(1, "vocabulary", tmp_path / "none.csv")
     assert "--plot: wanted an image" in fail(2, "vocabulary", ages, "--plot", tmp_path / "tokens.foo")
     (tmp_path / "file").touch()
-    result = gor("vocabulary", ages, "--plot", tmp_path / "file" / "tokens.png")
-    assert result.exit_code == 1 and "value tokens" in result.stdout  # the table is there nevertheless
+    assert "tokens.png: wanted a file" in fail(1, "vocabulary", ages, "--plot", tmp_path / "file" / "tokens.png")
     ages.write_text("age\n3\nold\n")
     assert "line 3: wanted a finite number in column 'age', got 'old'" in fail(2, "vocabulary", ages)
 
@@ -397,3 +400,90 @@ def test_wide_comparison_is_parted_to_fit_the_screen() -> None:
     assert len(tables) == 3 and text.count("12.35*") == 10 and "…" not in text
     assert text.count("mean-variance") == text.count("short") == 5
     assert max(map(len, text.splitlines())) <= 80
+
+
+# Names of users
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name: str) -> None:
+    entry = Entry(Standing(12.3456, 1.0, True, True), 0.5, 1.0, 1.0, 1.0, 1.0)
+    comparison = Comparison(
+        {name: {name: entry, f"{name} 2": None}}, {name: Overall(1, 1, 1.0, 1.0, 1.0), f"{name} 2": None}
+    )
+    report = evaluation([0.0, 1.0], [0.0, 2.0], None, 5)
+    summary = CoDiVocabulary.fit([1, 2, 3]).summary()
+    console = Console(width=200, file=io.StringIO())
+    for table in [*comparison_tables(comparison, 200), overall_table(comparison), metrics_table(report, name)]:
+        console.print(table)
+    console.print(summary_table(summary, title=name))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    # A column is as wide as a name's longest word: there it is parted at its blanks.
+    assert printed.count(name) >= 4 and all(word in printed for word in name.split())
+    comparison_figure(comparison).savefig(io.BytesIO())
+
+
+def test_a_table_whose_name_looks_like_markup(folder: Path, tmp_path: Path) -> None:
+    data = pd.read_csv(folder / "visits.csv").rename(columns={"x": "[/x]", "seconds": "[red]"})
+    path = tmp_path / "visits [final].csv"
+    data.to_csv(path, index=False)
+    flags = ["--target", "[red]", "--drop", "customer", *QUICK]
+    succeed("train", path, *flags, "--out", tmp_path / "[model]")
+    assert "visits [final].csv, 160 rows" in succeed("evaluate", tmp_path / "[model]", path)
+    assert "visits [final].csv" in succeed("vocabulary", path, "--column", "[red]")
+    result = gor("compare", path, *flags, "--methods", "l1", "--seeds", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "[final]" in result.stdout, result.output
+    error = fail(2, "train", path, "--target", "[blue]", "--out", tmp_path / "other")
+    assert "wanted the column '[blue]' as label" in error and "'[/x]'" in error
+    assert "[/x]" in fail(2, "vocabulary", path, "--initializer", "[/x]")
+
+
+# Outputs
+
+
+def test_outputs_are_tried_before_the_work(folder: Path, tmp_path: Path) -> None:
+    label = ["--target", "seconds"]
+    with unwritable(folder / "visits.csv") as locked:
+        data = locked / "visits.csv"
+        for command, output in {
+            ("train", data, *label, "--out"): locked,
+            ("predict", folder / "none", data, "--out"): locked / "predictions.csv",
+            ("compare", data, *label, "--methods", "l1", "--out"): locked / "new",
+            ("compare", data, *label, "--out", tmp_path, "--plot"): locked / "mae.png",
+            ("vocabulary", data, "--column", "seconds", "--out"): locked / "new",
+            ("vocabulary", data, "--column", "seconds", "--plot"): locked / "tokens",
+        }.items():
+            result = gor(*command, output)
+            assert result.exit_code == 1 and result.stdout == "", result.output
+            error = result.stderr.splitlines()[-1]
+            assert error.startswith(f"Error: {output}") and error.endswith("got PermissionError: Permission denied.")
+    assert not (tmp_path / "cells").exists()
+
+
+def test_what_was_compared_is_shown_from_a_folder_that_may_only_be_read(
+    folder: Path, compared: tuple[Path, dict[str, Any]]
+) -> None:
+    out, _ = compared
+    methods = ["--methods", "gor", "--methods", "l1"]
+    with unwritable(out / "cells", folder / "visits.csv", folder / "spending.csv") as locked:
+        assert "Over 2 tables" in succeed(*compare_flags(locked, locked), *methods)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_stdout_of_another_encoding(encoding: str, folder: Path, model: Path, tmp_path: Path) -> None:
+    """Tables have arrows and Greek letters, and so may names."""
+    data = Path(shutil.copy(folder / "visits.csv", tmp_path / "Größe → α.csv"))
+    name = "Gr??e ? ?.csv" if encoding == "ascii" else "Größe ? ?.csv"
+    code, text = call_with_encoding(encoding, app, "evaluate", model, data)
+    assert code == 0 and name in text and "MAE ?" in text
+    plot, out = tmp_path / "τ.png", tmp_path / "λ"
+    flags = ["--column", "seconds", "--plot", plot, "--out", out]
+    code, text = call_with_encoding(encoding, app, "vocabulary", data, *flags)
+    assert code == 0 and name in text and plot.is_file() and (out / "vocabulary.json").is_file()
+    flags = ["--target", "seconds", "--drop", "customer", *QUICK, "--out", out]
+    code, text = call_with_encoding(encoding, app, "train", data, *flags)
+    assert code == 0 and "160 rows" in text
+    code, text = call_with_encoding(encoding, app, "compare", data, *flags, "--methods", "l1", "--seeds", "2")
+    assert code == 0 and "MAE ?" in text
+    for command in ([], ["vocabulary"], ["train"], ["predict"], ["evaluate"], ["compare"]):
+        assert call_with_encoding(encoding, app, *command, "--help")[0] == 0

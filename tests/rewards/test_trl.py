@@ -78,7 +78,7 @@ def test_rewards_work_in_grpo_trainer(model: Any, processor: Any, tmp_path: Path
             reward_weights=weights(),
             use_cpu=True,
             bf16=False,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             report_to="none",
             disable_tqdm=True,
             save_strategy="no",

@@ -112,3 +112,37 @@ with torch.no_grad():
         run_client(pull, hub.url, tmp_path / "pull")
     # The other process has one thread, whose sums are rounded otherwise.
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits(model, tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"], "ensure_weight_tying": True},
+    ],
+    ids=str,
+)
+def test_merged_head_or_embedding_leaves_the_other_as_it_was(tied: bool, settings: Any, tmp_path: Path) -> None:
+    """Merged into a matrix that is both, an adapter of one of them would change the other."""
+    model, tokenizer = text_model(tied=tied)
+    tokens = attach(model, tokenizer, AGES)
+    policy = get_peft_model(model, LoraConfig(init_lora_weights=False, **settings)).eval()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "modules_to_save" in name:
+                parameter += torch.randn_like(parameter) * 0.1
+    wanted = logits(policy, tokens)
+    save_pretrained(merge(policy), tokenizer, AGES, tmp_path)
+    assert torch.allclose(logits(load(tmp_path)[0], tokens), wanted, atol=1e-5)
+
+
+def test_adapter_over_token_rows_is_not_merged() -> None:
+    model, tokenizer = text_model()
+    tokens = attach(model, tokenizer, AGES)
+    lora = LoraConfig(target_modules=["q_proj", "lm_head"], **tokens.lora_settings(model))
+    with pytest.raises(ValueError, match="^target_modules: lm_head holds the rows of value tokens"):
+        merge(get_peft_model(model, lora))

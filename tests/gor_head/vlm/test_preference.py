@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,11 @@ def test_file_goes_on_and_counts(tmp_path: Path) -> None:
     assert "ties skipped: 1 (33.3%)" in card and "| 2 to 3 | 1 |" in card and "- beams: 4" in card
     with pytest.raises(ValueError, match=r"made with \{'beams': 4\}, wanted \{'beams': 8\}"):
         PreferenceFile(tmp_path, {"beams": 8})
+
+
+def test_paths_and_answers_that_are_no_text_in_utf8(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"adapter \xff")
+    file = PreferenceFile(tmp_path, {"adapter": odd})
+    file.add(0, (Candidate(f"τ {odd}", 0.0, 0), Candidate("b", 1.0, 1)))
+    assert PreferenceFile(tmp_path, {"adapter": odd}).pairs() == [(0, f"τ {odd}", "b")]
+    assert "- adapter: adapter ?" in file.write_card("τ").read_text(encoding="utf-8")

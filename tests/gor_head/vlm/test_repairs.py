@@ -12,7 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from gor_head import CoDiVocabulary
 from gor_head.vlm import attach, write_value
-from gor_head.vlm.repairs import copy_rows_to_reference, give_heads_a_bias
+from gor_head.vlm.repairs import copy_rows_to_reference, give_heads_a_bias, mend_token_rows
 from tests.gor_head.vlm.models import text_model
 
 AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0)
@@ -86,3 +86,12 @@ def test_nothing_to_copy_is_no_error() -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     copy_rows_to_reference(model)
     assert all(parameter.equal(before[name]) for name, parameter in model.named_parameters())
+
+
+def test_a_trainer_whose_adapter_trains_the_head_twice_is_refused() -> None:
+    """PEFT would fail in the first forward pass."""
+    model, tokenizer = text_model()
+    tokens = attach(model, tokenizer, AGES)
+    lora = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], **tokens.lora_settings(model))
+    with pytest.raises(ValueError, match="^modules_to_save: lm_head holds the rows of value tokens"):
+        mend_token_rows(get_peft_model(model, lora))

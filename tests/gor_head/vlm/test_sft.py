@@ -42,15 +42,16 @@ def test_no_code_is_no_number() -> None:
     assert len(predicted) == len(true) == 0
 
 
-def train(folder: Path, weight: float, steps: int, qwen3: bool = False) -> tuple[Any, list[float]]:
+def train(folder: Path, weight: float, steps: int, qwen3: bool = False, **settings: Any) -> tuple[Any, list[float]]:
     model, processor = qwen3_vl() if qwen3 else text_model(tied=False)
     tokenizer = getattr(processor, "tokenizer", processor)
     tokens = attach(model, tokenizer, AGES)
     rows = [{"prompt": f"{value}:", "completion": f" {write_value(AGES, value)}"} for value in range(0, 60, 4)]
     config = SFTConfig(str(folder), max_steps=steps, per_device_train_batch_size=15, learning_rate=1e-2, use_cpu=True,
-                       bf16=False, gradient_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no",
+                       bf16=False, activation_checkpointing=False, report_to=[], logging_steps=1, save_strategy="no",
                        disable_tqdm=True)  # fmt: skip
-    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], **tokens.lora_settings(model))
+    settings = {"target_modules": ["q_proj", "v_proj", "down_proj"], **settings, **tokens.lora_settings(model)}
+    lora = LoraConfig(r=4, **settings)
     torch.manual_seed(0)
     trainer = GoRSFTTrainer(
         model,
@@ -85,3 +86,12 @@ def test_first_loss_is_trls_plus_the_hubers(tmp_path: Path) -> None:
     predicted, true = expected_numbers(logits, batch["labels"][:, 1:], tokens)
     wanted = torch.nn.functional.huber_loss(predicted / 10, true / 10)
     assert losses[0] - plain[0] == pytest.approx(2 * float(wanted.detach()), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["embed_tokens"]}], ids=["saved", "adapted"]
+)
+def test_rows_are_trained_in_one_way_only(settings: dict[str, Any], tmp_path: Path) -> None:
+    setting, [name] = next(iter(settings.items()))
+    with pytest.raises(ValueError, match=rf"^{setting}: (model\.)?{name} holds the rows of value tokens"):
+        train(tmp_path, 1.0, 1, **settings)

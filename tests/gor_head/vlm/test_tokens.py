@@ -9,8 +9,9 @@ from transformers import AutoTokenizer
 
 from gor_head import CoDiVocabulary
 from gor_head.vlm import ValueTokens, add_tokens, attach, write_value
-from gor_head.vlm.tokens import grow
+from gor_head.vlm.tokens import check_lora, grow
 from rarl import tiny
+from rarl.lora import language_lora_targets
 from tests.gor_head.vlm.models import qwen3_vl, text_model
 
 AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0)
@@ -85,6 +86,45 @@ def test_lora_trains_just_the_rows(tied: bool) -> None:
     for matrix, get in zip(before, (merged.get_input_embeddings, merged.get_output_embeddings), strict=True):
         assert torch.equal(get().weight[others], matrix[others])
         assert (get().weight[used[1:-1]] - matrix[used[1:-1]]).abs().max() > 0
+
+
+TWICE: list[dict[str, Any]] = [
+    {"target_modules": ["q_proj", "lm_head"]},
+    {"target_modules": ["q_proj", "embed_tokens"]},
+    {"target_modules": r".*(q_proj|lm_head)"},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["norm", "embed_tokens"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["model.embed_tokens"], "ensure_weight_tying": True},
+]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("settings", TWICE)
+def test_rows_are_trained_in_one_way_only(tied: bool, settings: dict[str, Any]) -> None:
+    model, tokenizer = text_model(tied=tied)
+    tokens = attach(model, tokenizer, AGES)
+    name = next(name for name in ("lm_head", "embed_tokens") if name in str(settings))
+    setting = "modules_to_save" if "modules_to_save" in settings else "target_modules"
+    with pytest.raises(ValueError, match=rf"^{setting}: (model\.)?{name} holds the rows of value tokens.*{name}"):
+        check_lora(model, LoraConfig(**settings, **tokens.lora_settings(model)))
+
+
+@pytest.mark.parametrize("make", [text_model, qwen3_vl])
+def test_other_layers_may_be_trained_in_any_way(make: Any) -> None:
+    model, processor = make()
+    tokens = attach(model, processor, AGES)
+    others: list[dict[str, Any]] = [
+        {"target_modules": "all-linear"},
+        {"target_modules": language_lora_targets(model)},
+        {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+        {"target_modules": ["q_proj"], "modules_to_save": []},
+        {"target_modules": None},
+    ]
+    for settings in others:
+        check_lora(model, LoraConfig(**settings, **tokens.lora_settings(model)))
+    policy = get_peft_model(model, LoraConfig(target_modules="all-linear", **tokens.lora_settings(model)))
+    check_lora(policy, policy.peft_config["default"])
+    check_lora(model, None)
 
 
 def test_tokens_are_found_again_in_a_saved_processor(tmp_path: Path) -> None:
