@@ -373,10 +373,6 @@ def check_settings(args: Any, num_prompts: int, trains_adapter: bool) -> None:
     Raises:
         ValueError: Names the arguments and their values.
     """
-    output = Path(args.output_dir).absolute()
-    existing = next(each for each in (output, *output.parents) if each.exists())
-    if not existing.is_dir():
-        raise ValueError(f"output_dir: wanted a folder, but {existing} is a file; got {args.output_dir}.")
     if getattr(args, "sync_ref_model", False) and (trains_adapter or args.beta == 0):
         why = (
             "TRL keeps no reference model beside an adapter" if trains_adapter else "with beta 0 there is no reference"

@@ -29,6 +29,8 @@ def quick() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+# A setting on its way out is compared as long as TRL has it.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.long] * row.long) for name, row in ROWS.items()]
 )
