@@ -520,19 +520,20 @@ def test_stream_of_rows(make: Make) -> None:
     assert steps(trainer)[0]["rmo/mutated"] == 2
 
 
-def mixed_rows(kinds: list[bool]) -> Dataset:
+def mixed_rows(kinds: list[bool], nothing: Any = ()) -> Dataset:
     """Rows of one image, and rows of none, in this order."""
     rows = [dict(row) for row in make_rows(len(kinds))]
     for row, shown in zip(rows, kinds, strict=True):
         if not shown:
-            row["images"], row["values"] = [], []
+            row["images"], row["values"] = nothing if nothing is None else [], []
             row["prompt"] = [{"role": "user", "content": [{"type": "text", "text": "Nothing is shown."}]}]
     return Dataset.from_list(rows)
 
 
-def test_rows_of_two_kinds_train_where_a_batch_holds_one(make: Make) -> None:
+@pytest.mark.parametrize("nothing", [(), None])
+def test_rows_of_two_kinds_train_where_a_batch_holds_one(make: Make, nothing: Any) -> None:
     """Four rows to a generation batch of two prompts: two with images, then two without."""
-    rows = mixed_rows([True, True, False, False])
+    rows = mixed_rows([True, True, False, False], nothing)
     settings = {"max_steps": 2, "shuffle_dataset": False, "rmo": False, "shared_prefix": "on"}
     trainer = make(rows=rows, per_device_train_batch_size=2 * GROUP, **settings)
     trainer.reward_funcs = [lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]] * 2

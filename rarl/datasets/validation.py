@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
@@ -65,7 +66,8 @@ def rows_with_images(dataset: Dataset) -> np.ndarray:
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
         for name in columns:
             column = table[name]
-            filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if name == "images" else None
+            listed = name == "images" and not pa.types.is_null(column.type)  # the type of nothing but `None`
+            filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if listed else None
             shown[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
         start += len(table)
     return shown

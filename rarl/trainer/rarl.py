@@ -111,6 +111,8 @@ class RARLTrainer(SharedPrefixTrainer):
         return self.args.rmo and self.model.training
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # TRL knows rows without images by empty lists; `None` would reach the processor.
+        inputs = [row | {"images": row["images"] or []} if "images" in row else row for row in inputs]
         self._mutation_inputs = inputs
         self._mutated = torch.zeros(len(inputs), dtype=torch.bool)
         output = super()._generate_and_score_completions(inputs)

@@ -95,3 +95,4 @@ def test_which_rows_have_images_is_known_without_decoding() -> None:
     assert rows_with_images(images).tolist() == [False, True]
     many = rows_with([[]] * 1500 + [["/nowhere/a.png"]])
     assert rows_with_images(many).tolist() == [False] * 1500 + [True]
+    assert rows_with_images(Dataset.from_dict({"images": [None, None]})).tolist() == [False, False]
