@@ -14,7 +14,6 @@ SHORT += ["--max_steps", "2", "--max_completion_length", "48", "--learning_rate"
 SHORT += ["--eval_prompts", "3", "--eval_num_images", "1", "2", "--eval_max_new_tokens", "24", "--logging_steps", "1"]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "smolvlm"])
 def test_both_stages_from_the_command_line(tmp_path: Path, family: str) -> None:
     model = str(families.save(family, tmp_path / family))
