@@ -114,6 +114,16 @@ def llava_next_processor(tokenizer: Any, template: str) -> ProcessorMixin:
     )
 
 
+def idefics_config(name: str) -> Callable[[dict[str, Any], Callable[[str], int]], Any]:
+    """Maker of a configuration of Idefics3 or SmolVLM."""
+    return lambda text, id_of: getattr(transformers, f"{name}Config")(
+        text_config=text | {"model_type": "llama"},
+        vision_config=SQUARE,
+        scale_factor=2,
+        image_token_id=id_of("<image>"),
+    )
+
+
 def idefics_processor(name: str) -> Callable[[Any, str], ProcessorMixin]:
     """Maker of a processor of Idefics3 or SmolVLM: tiles of 56 x 56 pixels, 4 tokens each."""
 
@@ -204,24 +214,14 @@ FAMILIES: dict[str, Family] = {
         "<s>",
     ),
     "idefics3": Family(
-        lambda text, id_of: transformers.Idefics3Config(
-            text_config=text | {"model_type": "llama"},
-            vision_config=SQUARE,
-            scale_factor=2,
-            image_token_id=id_of("<image>"),
-        ),
+        idefics_config("Idefics3"),
         idefics_processor("Idefics3"),
         [*IDEFICS, "<|begin_of_text|>"],
         "idefics3",
         "<|begin_of_text|>",
     ),
     "smolvlm": Family(
-        lambda text, id_of: transformers.SmolVLMConfig(
-            text_config=text | {"model_type": "llama"},
-            vision_config=SQUARE,
-            scale_factor=2,
-            image_token_id=id_of("<image>"),
-        ),
+        idefics_config("SmolVLM"),
         idefics_processor("SmolVLM"),
         [*IDEFICS, "<|im_start|>", "<video>"],
         "smolvlm",

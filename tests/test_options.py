@@ -14,6 +14,7 @@ import pytest
 import trl.trainer.dpo_trainer
 import trl.trainer.grpo_trainer
 import trl.trainer.sft_trainer
+import yaml
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig
 
@@ -442,7 +443,9 @@ def test_yaml_errors_name_the_argument(text: str, message: str, given: Callable[
 def test_shipped_configurations_are_accepted(given: Callable[..., Any]) -> None:
     for path in (RECIPES / "configs").glob("*.yaml"):
         [recipe] = [name for name in TYPES if path.stem.startswith(name)]
-        given(recipe, "--config", str(path), "--bf16", "false")
+        training_args, arguments, _ = given(recipe, "--config", str(path), "--bf16", "false")
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert training_args.output_dir == written["output_dir"] and arguments.task == written["task"]
 
 
 @pytest.mark.parametrize("name", [name for name in options.BOUNDS if name not in ("reward_weights",)])

@@ -647,7 +647,8 @@ def test_checkpoints_are_put_off_until_completions_are_used_up(
 @pytest.mark.parametrize("accumulation", [1, 3, 8])
 def test_defaults_refuse_nothing(tmp_path: Path, accumulation: int) -> None:
     for settings in ({}, {"num_iterations": 3}, {"steps_per_generation": 2 * accumulation}):
-        RARLConfig(str(tmp_path), gradient_accumulation_steps=accumulation, use_cpu=True, bf16=False, **settings)
+        args = RARLConfig(str(tmp_path), gradient_accumulation_steps=accumulation, use_cpu=True, bf16=False, **settings)
+        assert args.save_steps == 500 and args.rmo
 
 
 def test_no_reward_is_an_error_of_trl(make: Make, random_model: Any, processor: Any, tmp_path: Path) -> None:

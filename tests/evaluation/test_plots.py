@@ -63,4 +63,5 @@ def test_names_of_runs_are_no_formulas(tmp_path: Path) -> None:
     log = history(["format_reward"], 3, 0)
     plot_curves({name: log for name in NAMES}, tmp_path / "curves.png")
     term = [{"step": 1, r"rewards/$\nonsense$/mean": 0.5}]
-    plot_curves({"a": term}, tmp_path / "curves.png")
+    plot_curves({"a": term}, tmp_path / "term.png")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("curves.png", "term.png"))

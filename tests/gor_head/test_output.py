@@ -96,3 +96,5 @@ def test_streams_that_cannot_be_set_are_left_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", None)
     replace_unprintable()
+    print("τ ↓", end="")
+    assert sys.stdout.getvalue() == "τ ↓" and sys.stderr is None  # type: ignore[attr-defined]
