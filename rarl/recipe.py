@@ -247,7 +247,8 @@ def setting_up() -> Iterator[None]:
 
     Training, evaluation and what follows stand after the block: an error there is a defect, and has its traceback.
     """
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's, at every step
+    # TRL's own, in its configurations and at every step.
+    warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated")
     try:
         yield
     except (ValueError, OSError) as error:
