@@ -3,7 +3,7 @@
 An argument acts, or is refused by its name.
 """
 
-import dataclasses
+import copy
 import importlib.util
 import json
 import math
@@ -443,7 +443,9 @@ def check_policy(path: str, args: Any, model_args: ModelConfig, with_lora: bool)
     if not with_lora:
         return
     targets = model_args.lora_target_modules or language_lora_targets(model)
-    lora: Any = get_peft_config(dataclasses.replace(model_args, lora_target_modules=targets))  # type: ignore[arg-type]
+    tried = copy.copy(model_args)
+    tried.lora_target_modules = targets  # type: ignore[assignment]
+    lora: Any = get_peft_config(tried)
     try:
         policy: Any = get_peft_model(model, lora)
     except (ImportError, KeyError, NotImplementedError, TypeError, ValueError) as error:

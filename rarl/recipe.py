@@ -227,6 +227,9 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
         )
     except TypeError as error:  # settings inside an argument, such as those of accelerator_config
         raise ValueError(str(error)) from error
+    if str(model_args.lora_target_modules).isidentifier() and model_args.lora_target_modules is not None:
+        # TRL makes a text of a list of one, which PEFT takes for a regular expression of whole names.
+        model_args.lora_target_modules = [str(model_args.lora_target_modules)]
     arguments.given = own
     training_args.resume_from_checkpoint = resume_from(training_args)
     if PartialState().is_main_process:
@@ -251,7 +254,7 @@ def setting_up() -> Iterator[None]:
     warnings.filterwarnings("ignore", message=r"`(is_)?gradient_checkpointing\w*` is deprecated")
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
         sys.exit("Error: " + " ".join(str(error).splitlines()))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from trl import ModelConfig
 
@@ -273,7 +273,7 @@ def test_checkpointing_is_known_by_its_old_name_too(on: bool, tmp_path: Path, mo
 
 
 def test_set_up_says_what_the_user_can_mend_and_shows_defects() -> None:
-    for error in (ValueError("so"), FileNotFoundError("so"), OSError("so")):
+    for error in (ValueError("so"), FileNotFoundError("so"), OSError("so"), ImportError("so")):
         with pytest.raises(SystemExit, match="^Error: so$"), setting_up():
             raise error
     with pytest.raises(SystemExit, match="^Error: two lines$"), setting_up():
@@ -514,3 +514,15 @@ def test_rows_of_value_tokens_are_trained_in_one_way_only(setting: str, name: st
     config.save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
         load_policy(str(tmp_path), model_args, None, None, task, str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize("wanted", [["q_proj"], ["q_proj", "v_proj"], "all-linear", r".*\.q_proj"])
+def test_one_layer_for_lora_is_a_name(wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its own, too, where TRL would make a regular expression of it; of the others nothing changes."""
+    flags = [wanted] if isinstance(wanted, str) else wanted
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--lora_target_modules", *flags])
+    args, _, model_args = parse(RARLConfig, CONFIG.with_name("rarl_stage1_tiny.yaml"))
+    assert model_args.lora_target_modules == wanted
+    model, config = load_policy(tiny.path(), model_args, args, tiny.load()[1], get_task("count"))
+    adapted = [name for name, _ in get_peft_model(model, config).named_modules() if name.endswith(".lora_A")]
+    assert adapted and all("q_proj" in name for name in adapted) == ("v_proj" not in flags and wanted != "all-linear")
