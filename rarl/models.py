@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from gor_head.vlm import ValueTokens
@@ -24,6 +24,21 @@ def check_folder(folder: str, wanted: str, hint: str) -> None:
     if path.is_dir() and not (path / wanted).is_file():
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(f"{folder} holds no {wanted} ({hint}); it holds {names}.")
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise an error if there is no LoRA adapter in a folder or under an id of the Hub.
+
+    Raises:
+        FileNotFoundError: If a local folder holds none.
+        ValueError: If it is neither a folder nor to be had from the Hub.
+    """
+    check_folder(adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
+    if not Path(adapter).is_dir():
+        try:
+            PeftConfig.from_pretrained(adapter)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{adapter} is no folder of a LoRA adapter, nor one of the Hub: {error}") from None
 
 
 def resolve_model(model_name_or_path: str | None) -> str:

@@ -47,7 +47,7 @@ from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
 from rarl.hub import ADAPTER_FILES, create_repository, push_adapter, write_model_card
 from rarl.lora import language_lora_targets
-from rarl.models import check_folder, load_model, trained_task
+from rarl.models import check_adapter, load_model, trained_task
 from rarl.prompt import build_completion
 from rarl.rewards import get_reward
 from rarl.task import TASKS, OrdinalTask, get_task, register_task, save_task
@@ -153,7 +153,7 @@ class RecipeArguments:
     def build_task(self) -> str | None:
         """Name of the task, defined or changed first if any of the `task_…` arguments is given.
 
-        The task of `adapter` is known by its name, and is the task if none is named.
+        The task of `adapter` is known by its name, and is the task if the user names none.
 
         Raises:
             ValueError: If the task is not known, and its definition not given or not whole.
@@ -161,14 +161,21 @@ class RecipeArguments:
         trained = None if self.adapter is None else trained_task(self.adapter)
         if trained is not None:
             register_task(trained)
-        name = self.task if self.task is not None or trained is None else trained.name
+        # The recipe's own configuration names that of the built-in images.
+        named = self.task if not self.given or "task" in self.given else None
+        name = self.task if named is not None or trained is None else trained.name
         changes = {
             key: value
             for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
             if (value := getattr(self, f"task_{key}")) is not None
         }
         if not changes:
-            return name if name is None else get_task(name).name
+            try:
+                return name if name is None else get_task(name).name
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} A new one wants task_rule, task_minimum, task_maximum, task_tolerance."
+                ) from None
         if name is None:
             raise ValueError(f"task_{next(iter(changes))} is given without task, the name of the task.")
         if name in TASKS:
@@ -316,9 +323,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
     a = arguments
     if a.adapter is not None:
-        check_folder(a.adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
-        if not Path(a.adapter).is_dir():
-            PeftConfig.from_pretrained(a.adapter)  # on the Hub, or an error now
+        check_adapter(a.adapter)
         options.check_adapter(a.given, a.adapter)
     size = a.size if a.source == "builtin" else None
     source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)

@@ -302,3 +302,15 @@ def test_load_model_dtype_mode_and_answer(model_folder: Path) -> None:
     source = load_source("builtin", task="count", size=2)
     rows = make_dataset(source, range(2), 1, {2: 1.0})
     assert generate_answers(model, processor, rows, 1, 80, progress=False) == [FIXED_ANSWER]
+
+
+def test_an_adapter_that_is_nowhere_is_named(pictures: list[str]) -> None:
+    for command in (["predict", *pictures], ["evaluate", "--output", "report.json"]):
+        message = fails(2, *command, "--model", "tiny", "--adapter", "nowhere")
+        assert "nowhere is no folder of a LoRA adapter" in message
+
+
+def test_what_is_no_image_is_said_without_a_place_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_text("no image")
+    message = fails(2, "predict", tmp_path / "no.png", "--model", "tiny", "--task", "count")
+    assert "no.png: wanted a readable image, got UnidentifiedImageError: cannot identify image file it" in message

@@ -526,3 +526,12 @@ def test_one_layer_for_lora_is_a_name(wanted: Any, monkeypatch: pytest.MonkeyPat
     model, config = load_policy(tiny.path(), model_args, args, tiny.load()[1], get_task("count"))
     adapted = [name for name, _ in get_peft_model(model, config).named_modules() if name.endswith(".lora_A")]
     assert adapted and all("q_proj" in name for name in adapted) == ("v_proj" not in flags and wanted != "all-linear")
+
+
+def test_the_task_of_an_adapter_goes_over_that_of_the_built_in_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", RUST)
+    for flags, wanted in (([], "rust"), (["--task", "count"], "count")):
+        monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--adapter", adapter, *flags])
+        assert parse(RARLConfig, CONFIG)[1].build_task() == wanted

@@ -48,10 +48,12 @@ def evaluate(
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
     from rarl.evaluation.tables import report_table
-    from rarl.models import load_model, trained_task
+    from rarl.models import check_adapter, load_model, trained_task
     from rarl.task import register_task
 
     check_output_file(output)
+    if adapter is not None:
+        check_adapter(adapter)
     trained = trained_task(adapter or model)
     if trained is not None:
         register_task(trained)

@@ -29,9 +29,11 @@ def predict(
     from rarl.evaluation.predict import open_image
     from rarl.evaluation.predict import predict as predict_images
     from rarl.evaluation.tables import prediction_table
-    from rarl.models import load_model, trained_task
+    from rarl.models import check_adapter, load_model, trained_task
     from rarl.task import get_task, register_task
 
+    if adapter is not None:
+        check_adapter(adapter)
     trained = trained_task(adapter or model)
     if trained is not None:
         register_task(trained)

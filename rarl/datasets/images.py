@@ -4,6 +4,7 @@ Reading and bounding are two steps: [`decode`] gives an upright image in full si
 qwen-vl-utils as Qwen2.5-VL does. Bounds are arguments of every call and never kept between images.
 """
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -21,6 +22,12 @@ PATCH_FACTOR = 28
 
 URL_TIMEOUT = 30.0
 """Seconds without a byte from the server after which a download fails."""
+
+
+def said(error: BaseException) -> str:
+    """What an error of an image says, without the place in memory of what it was read from."""
+    return re.sub(r"<_io\.\w+ object at 0x[0-9a-f]+>", "it", str(error))
+
 
 UNREADABLE = Exception
 """What reading and decoding raise on missing, broken or hostile images: Pillow's plugins raise whatever comes up."""

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from rarl.datasets.images import REMARK, UNREADABLE, ImageError, bound, bounded_size, pixel_bounds
+from rarl.datasets.images import REMARK, UNREADABLE, ImageError, bound, bounded_size, pixel_bounds, said
 from rarl.task import OrdinalTask
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class ImageSource(ABC):
             self.remarks[i] = image.info[REMARK]
 
     def _image_error(self, i: int, error: BaseException) -> ImageError:
-        return ImageError(f"{self.where(i)}: wanted a readable image, got {type(error).__name__}: {error}")
+        return ImageError(f"{self.where(i)}: wanted a readable image, got {type(error).__name__}: {said(error)}")
 
 
 def verify(source: ImageSource, progress: bool = True) -> None:

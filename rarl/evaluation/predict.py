@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from rarl.answer import parse_answer
-from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes
+from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes, said
 from rarl.evaluation.codes import Decode, code_processors, interval_ends
 from rarl.evaluation.generate import generate_answers
 from rarl.prompt import build_prompt
@@ -42,7 +42,7 @@ def open_image(location: str, min_pixels: int | None = None, max_pixels: int | N
     try:
         return bound(decode(read_bytes(location)), *bounds)
     except UNREADABLE as error:
-        raise ImageError(f"{location}: wanted a readable image, got {type(error).__name__}: {error}") from error
+        raise ImageError(f"{location}: wanted a readable image, got {type(error).__name__}: {said(error)}") from error
 
 
 def predict(
