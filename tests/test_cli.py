@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from typer.testing import CliRunner
@@ -304,7 +305,8 @@ def test_load_model_dtype_mode_and_answer(model_folder: Path) -> None:
     assert generate_answers(model, processor, rows, 1, 80, progress=False) == [FIXED_ANSWER]
 
 
-def test_an_adapter_that_is_nowhere_is_named(pictures: list[str]) -> None:
+def test_an_adapter_that_is_nowhere_is_named(pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # no waiting for a network that is not there
     for command in (["predict", *pictures], ["evaluate", "--output", "report.json"]):
         message = fails(2, *command, "--model", "tiny", "--adapter", "nowhere")
         assert "nowhere is no folder of a LoRA adapter" in message
