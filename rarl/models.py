@@ -114,7 +114,7 @@ def load_model(
     """
     name = resolve_model(model_name_or_path)
     if adapter is not None:
-        check_folder(adapter, "adapter_config.json", "a LoRA adapter saved by PEFT is wanted")
+        check_adapter(adapter)
     processor = load_processor(name, adapter)
     model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     if adapter is not None:

@@ -29,6 +29,7 @@ from transformers.training_args import ParallelMode
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser, get_peft_config
 from trl.import_utils import is_liger_kernel_available, is_vllm_available
 
+from gor_head.vlm.tokens import check_lora
 from rarl.lora import language_lora_targets
 
 EVALUATION = "recipes hand the trainer no evaluation data; eval_prompts evaluates when training has ended"
@@ -337,7 +338,7 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
             raise ValueError(f"{name}: {reason}; wanted no such argument, got {value!r}.")
 
 
-def check_adapter(given: Mapping[str, Any], adapter: str) -> None:
+def check_lora_arguments(given: Mapping[str, Any], adapter: str) -> None:
     """Refuse LoRA arguments that are not those of the adapter that training goes on from.
 
     Raises:
@@ -409,14 +410,17 @@ def check_generation(args: GRPOConfig) -> None:
         raise ValueError(f"generation_kwargs: {', '.join(unknown)}: transformers knows no such setting of generation.")
 
 
-def check_policy(path: str, args: Any, model_args: ModelConfig, with_lora: bool) -> None:
+def check_policy(
+    path: str, args: Any, model_args: ModelConfig, adapter: str | None = None, has_value_tokens: bool = False
+) -> None:
     """Refuse attention and LoRA settings that the model at `path` does not take: tried on it without its weights.
 
     Args:
         path: Folder or Hub id of the model.
         args: Training arguments.
         model_args: How it is loaded and adapted.
-        with_lora: Whether LoRA is put on it.
+        adapter: Folder or Hub id of the adapter that is trained on; `None` for a new one, or none.
+        has_value_tokens: Whether the rows of value tokens are trained.
 
     Raises:
         ValueError: Names the argument, the value and the reason.
@@ -440,7 +444,9 @@ def check_policy(path: str, args: Any, model_args: ModelConfig, with_lora: bool)
             f"router_aux_loss_coef: {type(model).__name__} has no experts to route to; wanted none, got "
             f"{args.router_aux_loss_coef}."
         )
-    if not with_lora:
+    if has_value_tokens:
+        check_lora(model, get_peft_config(model_args) if adapter is None else PeftConfig.from_pretrained(adapter))
+    if not model_args.use_peft or adapter is not None:
         return
     targets = model_args.lora_target_modules or language_lora_targets(model)
     tried = copy.copy(model_args)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from rich.console import Console
 from transformers import (
     AutoConfig,
@@ -37,7 +37,6 @@ from trl import ModelConfig, get_peft_config
 from gor_head import CoDiVocabulary
 from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
-from gor_head.vlm.tokens import check_lora
 from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation import Report
@@ -161,9 +160,10 @@ class RecipeArguments:
         trained = None if self.adapter is None else trained_task(self.adapter)
         if trained is not None:
             register_task(trained)
-        # The recipe's own configuration names that of the built-in images.
-        named = self.task if not self.given or "task" in self.given else None
-        name = self.task if named is not None or trained is None else trained.name
+        name = self.task
+        # The recipe's own configuration names that of the built-in images: what the adapter judges goes over it.
+        if trained is not None and (name is None or (self.given and "task" not in self.given)):
+            name = trained.name
         changes = {
             key: value
             for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
@@ -324,7 +324,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     a = arguments
     if a.adapter is not None:
         check_adapter(a.adapter)
-        options.check_adapter(a.given, a.adapter)
+        options.check_lora_arguments(a.given, a.adapter)
     size = a.size if a.source == "builtin" else None
     source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
@@ -411,7 +411,7 @@ def check_lengths(data: Data, path: str, processor: Any, max_completion_length: 
 def longest_reference(data: Data, processor: Any) -> int:
     """Tokens of the longest perfect answer in the training rows, end token included."""
     texts = {build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]}
-    return 1 + max(len(processor.tokenizer(text)["input_ids"]) for text in texts)
+    return 1 + max(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
 
 def load_processor(path: str, task: OrdinalTask, adapter: str | None = None) -> Any:
@@ -438,19 +438,13 @@ def load_policy(
     Raises:
         ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
-    plugin = getattr(training_args, "deepspeed_plugin", None)
-    if task.vocabulary is not None and (
-        plugin is None or plugin.zero_stage != 3
-    ):  # which has no models without weights
-        lora = get_peft_config(model_args) if adapter is None else PeftConfig.from_pretrained(adapter)
-        with torch.device("meta"):
-            check_lora(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path)), lora)
-    options.check_policy(path, training_args, model_args, with_lora=model_args.use_peft and adapter is None)
+    options.check_policy(path, training_args, model_args, adapter, task.vocabulary is not None)
     settings: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         settings["attn_implementation"] = model_args.attn_implementation
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **settings)
     if adapter is not None:
+        plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
         models.make_room(model, processor)

@@ -514,10 +514,9 @@ def shuffled_groups(num_rows: int, num_generations: int, offset: int = 0) -> tor
     return torch.argsort(keys[group], stable=True)
 
 
-MODEL_TYPES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", "llava_next", "internvl") + (
-    "qwen2",
-    "qwen3",
-    "llama",
+MODEL_TYPES = (
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", "llava_next", "internvl"),
+    *("qwen2", "qwen3", "llama"),
 )
 """Models whose shared layout is tested to give the same log-probabilities and gradients."""
 

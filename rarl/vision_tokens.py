@@ -41,4 +41,4 @@ def vision_token_ids(processor: Any, config: Any = None) -> list[int]:
     flat = [leaf for value in found for leaf in (value if isinstance(value, (list, tuple)) else [value])]
     ids = {vocabulary.get(leaf) if isinstance(leaf, str) else leaf for leaf in flat}
     plain = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "bos", "pad", "unk")}
-    return sorted(token_id for token_id in ids - plain if isinstance(token_id, int) and token_id >= 0)
+    return sorted(token_id for token_id in ids - plain if type(token_id) is int and token_id >= 0)

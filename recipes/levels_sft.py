@@ -50,7 +50,8 @@ def main() -> None:
         data.train.set_transform(LevelRows(data.source, levels))
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
-        sentence = 1 + max(len(processor.tokenizer(levels.sentence(word))["input_ids"]) for word in levels.words)
+        words = [processor.tokenizer(levels.sentence(word), add_special_tokens=False) for word in levels.words]
+        sentence = 1 + max(len(word["input_ids"]) for word in words)
         check_lengths(data, path, processor, sentence, sentence)
         repository = hub_repository(training_args, model_args, arguments)
         model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)

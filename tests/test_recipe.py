@@ -21,6 +21,7 @@ from rarl import tiny
 from rarl.datasets import load_source, split_by_content
 from rarl.inputs import prompt_lengths
 from rarl.models import resolve_model, trained_task
+from rarl.prompt import build_completion
 from rarl.recipe import (
     RecipeArguments,
     check_lengths,
@@ -37,6 +38,7 @@ from rarl.recipe import (
 from rarl.rewards import REWARDS, graded_length_reward, weights
 from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
 from rarl.trainer import RARLConfig
+from tests.families import build_processor
 from tests.hub_server import HubServer
 from tests.outputs import unwritable
 
@@ -396,6 +398,14 @@ def test_longest_reference_is_the_longest_completion() -> None:
     assert longest_reference(data, processor) == longest
 
 
+def test_an_answer_has_no_token_of_the_beginning() -> None:
+    processor = build_processor("gemma3")  # whose tokenizer begins every text with one
+    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0))
+    answers = [build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]]
+    plain = [processor.tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    assert longest_reference(data, processor) == 1 + max(map(len, plain))
+
+
 def test_resolve_model(tmp_path: Path) -> None:
     assert resolve_model("tiny") == resolve_model(None) == tiny.path()
     assert resolve_model("org/model") == "org/model"
@@ -507,13 +517,14 @@ def test_rows_of_value_tokens_are_trained_in_one_way_only(setting: str, name: st
     for file in ("config.json", "tokenizer.json"):
         shutil.copy(Path(tiny.path()) / file, tmp_path)
     task = get_task("count").with_vocabulary(CoDiVocabulary([1, 2, 5], tolerance=0))
+    args = TrainingArguments("output", use_cpu=True)
     model_args = ModelConfig(use_peft=True, **{f"lora_{setting}": ["q_proj", name]})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
-        load_policy(str(tmp_path), model_args, None, None, task)
+        load_policy(str(tmp_path), model_args, args, None, task)
     config = LoraConfig(**{"target_modules": ["q_proj"], setting: ["q_proj", name]})  # type: ignore[arg-type]
     config.save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
-        load_policy(str(tmp_path), model_args, None, None, task, str(tmp_path / "adapter"))
+        load_policy(str(tmp_path), model_args, args, None, task, str(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("wanted", [["q_proj"], ["q_proj", "v_proj"], "all-linear", r".*\.q_proj"])

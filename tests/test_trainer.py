@@ -665,6 +665,9 @@ def test_a_plain_config_gets_the_defaults(
     trainer = RARLTrainer(copy.deepcopy(random_model), rewards, given, make_rows(), processing_class=processor)
     assert trainer.args.rmo and trainer.args.rmo_probability == 0.5 and trainer._shares_prefix
     assert not hasattr(given, "rmo")  # the caller's own stays as it was
+    parted = config(GRPOConfig, tmp_path, save_strategy="steps", save_steps=3, steps_per_generation=2, **BEST)
+    with pytest.raises(ValueError, match="load_best_model_at_end needs a checkpoint"):
+        RARLTrainer(copy.deepcopy(random_model), rewards, parted, make_rows(), processing_class=processor)
     with caplog.at_level(logging.WARNING):
         rows = make_rows().remove_columns(["task", "values"])
         lengths = [lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]]

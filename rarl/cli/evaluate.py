@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from gor_head.cli.options import number
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model, number
+from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors

@@ -1,16 +1,10 @@
 """Options that several subcommands share."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from gor_head.numbers import parse_number
-
-
-def number(help: str) -> Any:
-    """An option that takes a finite number in plain digits, not `1_0`, `nan` or digits of other scripts."""
-    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
-
+from gor_head.cli.options import number
 
 Model = Annotated[str, typer.Option(help="Folder or Hub id of the model; 'tiny' is the built-in one.")]
 Adapter = Annotated[str | None, typer.Option(help="Folder or Hub id of a LoRA adapter.")]

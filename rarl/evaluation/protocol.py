@@ -231,7 +231,9 @@ def evaluate(
     for num_images, rows in datasets.items():
         texts = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress, processors)
         completions[num_images] = texts
-        tokens[str(num_images)] = mean([1.0 + len(processor.tokenizer(text)["input_ids"]) for text in texts])
+        tokens[str(num_images)] = mean(
+            [1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        )
         values[num_images] = [list(truth) for truth in rows["values"]]
     report = score(completions, values, task, constant) | {"tokens_per_answer": tokens}
     if interval is not None:

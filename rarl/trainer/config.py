@@ -104,16 +104,25 @@ class RARLConfig(GRPOConfig):
             )
         if self.advantage_cap is not None and self.advantage_cap <= 0:
             raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
-        window = generation_window(self)
-        if window > 1 and self.load_best_model_at_end and self.save_strategy != "no":
-            steps = self.save_strategy == "steps" and self.save_steps >= 1
-            if not steps or self.save_steps % window:
-                raise ValueError(
-                    "load_best_model_at_end needs a checkpoint at each evaluation, and a checkpoint must not part the "
-                    f"{window} steps that use the same completions: got save_strategy "
-                    f"{SaveStrategy(self.save_strategy).value!r} and save_steps {self.save_steps:g}; wanted 'steps' "
-                    f"and a multiple of {window}."
-                )
+        check_best_model(self)
+
+
+def check_best_model(args: GRPOConfig) -> None:
+    """Refuse to load the best model at the end where its checkpoint would have to wait for completions in use.
+
+    Raises:
+        ValueError: Names both settings, and what would do.
+    """
+    window = generation_window(args)
+    if window == 1 or not args.load_best_model_at_end or args.save_strategy == "no":
+        return
+    if args.save_strategy != "steps" or args.save_steps < 1 or args.save_steps % window:
+        raise ValueError(
+            "load_best_model_at_end needs a checkpoint at each evaluation, and a checkpoint must not part the "
+            f"{window} steps that use the same completions: got save_strategy "
+            f"{SaveStrategy(args.save_strategy).value!r} and save_steps {args.save_steps:g}; wanted 'steps' and a "
+            f"multiple of {window}."
+        )
 
 
 def generation_window(args: GRPOConfig) -> int:
@@ -139,11 +148,16 @@ def mutation_settings(args: Any) -> MutationSettings:
 
 
 def with_defaults(args: GRPOConfig) -> Any:
-    """A copy of a plain `GRPOConfig`, or of another subclass, with [`RARLConfig`]'s defaults where it has no value."""
+    """A copy of a plain `GRPOConfig`, or of another subclass, with [`RARLConfig`]'s defaults where it has no value.
+
+    Raises:
+        ValueError: See [`check_best_model`].
+    """
     whole: Any = copy.copy(args)
     for each in fields(RARLConfig):
         if not hasattr(whole, each.name):
             setattr(whole, each.name, each.default)
+    check_best_model(whole)
     return whole
 
 

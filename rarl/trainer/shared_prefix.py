@@ -94,7 +94,7 @@ class SharedPrefixTrainer(GRPOTrainer):
 
     def _why_not_shared(self) -> str | None:
         model = self.accelerator.unwrap_model(self.model)
-        if (reason := self._why_not_the_model() or unsupported(model.config)) is not None:
+        if (reason := self._why_not_wrapped() or unsupported(model.config)) is not None:
             return reason
         if self.aux_loss_enabled:
             return "the load-balancing loss counts every token of the plain layout"
@@ -102,13 +102,14 @@ class SharedPrefixTrainer(GRPOTrainer):
             return "answers may hold images"
         return None
 
-    def _why_not_the_model(self) -> str | None:
+    def _why_not_wrapped(self) -> str | None:
+        """Why a model cannot share prompts inside what it is wrapped in; `None` if it can."""
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
             return f"the adapter ({model.active_peft_config.peft_type.value}) adds tokens to every row"
         if self.is_fsdp_enabled:
             return "it is untested under FSDP"
-        return unsupported_model(model.config)
+        return None
 
     def _leave_out_frozen_vision(self) -> None:
         """No gradients of the activations of a vision tower that is not trained.
@@ -146,11 +147,11 @@ class SharedPrefixTrainer(GRPOTrainer):
             return "its engine caches prefixes itself"
         if self.rollout_func is not None or self.tools or self.environment_factories is not None:
             return "answers take several turns, or are generated elsewhere"
-        if (reason := self._why_not_the_model()) is not None:
+        model = self.accelerator.unwrap_model(self.model)
+        if (reason := self._why_not_wrapped() or unsupported_model(model.config)) is not None:
             return reason
         if self._dist.is_zero3 and not self.args.ds3_gather_for_generation:
             return "with ds3_gather_for_generation=False all processes must take the same steps"
-        model = self.accelerator.unwrap_model(self.model)
         eos_token_ids = self.generation_config.eos_token_id
         if eos_token_ids != self.eos_token_ids:
             return f"generation ends with {eos_token_ids}, but training reads answers up to {self.eos_token_ids}"
