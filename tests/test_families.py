@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.processing_utils import MultiModalData
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
@@ -23,7 +24,7 @@ from rarl.lora import language_lora_targets
 from rarl.models import load_model
 from rarl.prompt import build_prompt
 from rarl.rewards import REWARDS, weights
-from rarl.shared_prefix import MODEL_TYPES, split_images
+from rarl.shared_prefix import MODEL_TYPES, answer_log_probs, split_images
 from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer
 from rarl.vision_tokens import vision_token_ids
@@ -297,8 +298,6 @@ def test_vision_tokens_are_those_of_the_prompt_and_no_others(folder: Any, family
     model = AutoModelForImageTextToText.from_pretrained(folder(family))
     processor = AutoProcessor.from_pretrained(folder(family))
     found = processor.tokenizer.convert_ids_to_tokens(vision_token_ids(processor, model.config))
-    model.config.use_image_start_token = True  # no id, though true is 1
-    assert processor.tokenizer.convert_ids_to_tokens(vision_token_ids(processor, model.config)) == found
     plain = {"<|im_end|>", "<|im_start|>", "<|endoftext|>", "<end_of_utterance>", "<|begin_of_text|>", "</s>", "<s>"}
     plain |= {"<unk>", "<pad>", "<bos>", "<end_of_turn>", "<start_of_turn>"}
     assert set(found) == set(FAMILIES[family].special) - plain
@@ -319,6 +318,24 @@ def test_lengths_of_prompts_are_those_of_the_processor(folder: Any, family: str)
         encoded = processor.apply_chat_template([row], add_generation_prompt=True, tokenize=True, return_dict=True)
         wanted.append(len(encoded["input_ids"][0]))
     assert prompt_lengths(task, groups, processor).tolist() == wanted
+
+
+def test_lengths_that_a_processor_only_estimates_are_measured(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = AutoProcessor.from_pretrained(folder("qwen3_vl"))
+    groups = [[(64, 64), (64, side)] for side in (64, 128, 192, 64, 320)]
+    wanted = prompt_lengths(get_task("count"), groups, processor).tolist()
+    assert len(set(wanted)) > 1
+    guess = MultiModalData(num_image_tokens=[7], num_image_patches=[1])
+    monkeypatch.setattr(type(processor), "_get_num_multimodal_tokens", lambda *_, **__: guess)
+    assert prompt_lengths(get_task("count"), groups, processor).tolist() == wanted
+
+
+def test_an_image_cannot_be_the_last_token_of_a_shared_prompt(folder: Any) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder("internvl"))
+    ids = torch.tensor([[5, model.config.image_token_id, 6]])
+    images: Any = [{"pixel_values": torch.zeros(1, 3, 56, 56)}]
+    with pytest.raises(ValueError, match="last token of a prompt must be text"):
+        answer_log_probs(model, model, ids, torch.ones_like(ids), 1, torch.float32, images)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -93,8 +93,6 @@ class RARLTrainer(SharedPrefixTrainer):
         self._last_logps = torch.empty(0)
 
     def _suppress(self, token_ids: list[int]) -> None:
-        if not token_ids:
-            return
         if self.use_vllm:
             generation = self.vllm_generation
             given = dict(generation.generation_kwargs or {})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from rarl import tiny
 from rarl.evaluation.generate import generate_answers, greedy_config
@@ -105,6 +105,16 @@ def test_a_text_tokenizer_has_no_vision_tokens(processor: Any) -> None:
         tokenizer_object=tiny.build_tokenizer(300, ["<pad>", "<eos>"]), pad_token="<pad>", eos_token="<eos>"
     )
     assert vision_token_ids(tokenizer) == []
+
+
+def test_what_is_no_vision_token_whatever_it_is_called() -> None:
+    """Settings that are true (which is 1), and tokens that end or pad a text, as some models have them for images."""
+    special = ["<a>", "<b>", "<pad>", "<eos>", "<image>"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny.build_tokenizer(300, special), pad_token="<pad>", eos_token="<eos>"
+    )
+    names = {"use_image_start_token": True, "image_token_id": 4, "video_token_id": 2, "eoi_token_index": 3}
+    assert vision_token_ids(tokenizer, PreTrainedConfig(**names)) == [4]
 
 
 def test_a_prompt_longer_than_the_context_is_refused(processor: Any) -> None:
