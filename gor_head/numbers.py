@@ -41,6 +41,13 @@ def parse_number(text: str | float) -> float:
     return number
 
 
+def number_option(help: str) -> Any:
+    """An option of a command that takes a number as [`parse_number`] does: not `1_0`, `nan` or digits of other scripts."""
+    import typer
+
+    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
+
+
 def resembles_number(text: str) -> bool:
     """Whether a text is a number, or would be without currency, percent sign, separators or characters of
     other scripts.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson, Model, number
+from gor_head.cli.options import AsJson, Model
+from gor_head.numbers import number_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +41,7 @@ def evaluate(
         str | None,
         typer.Option(help="Ends of the label ranges, as 0,2,4,6,8,10,inf; by default fifths of the labels."),
     ] = None,
-    within: Annotated[float, number("L of CS@L: share of errors up to L.")] = 5.0,
+    within: Annotated[float, number_option("L of CS@L: share of errors up to L.")] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with the labels of a CSV file: metrics, errors by label range, mean and variance."""

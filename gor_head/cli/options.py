@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gor_head.numbers import parse_number
 from gor_head.output import check_output_file
 
 Drop = Annotated[list[str], typer.Option(help="Column that is no feature; give it once for each.")]
@@ -25,11 +24,6 @@ Settings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Model = Annotated[Path, typer.Argument(help="Folder that `gor train` wrote.", show_default=False)]
-
-
-def number(help: str) -> Any:
-    """An option that takes a finite number in plain digits, not `1_0`, `nan` or digits of other scripts."""
-    return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import Model, number
+from gor_head.cli.options import Model
+from gor_head.numbers import number_option
 
 
 @plain_errors
@@ -19,7 +20,7 @@ def predict(
     ] = None,
     interval: Annotated[
         float | None,
-        number("Add the columns low and high of the central interval of this probability, as 0.9."),
+        number_option("Add the columns low and high of the central interval of this probability, as 0.9."),
     ] = None,
 ) -> None:
     """Predict the label of every row of a CSV file."""

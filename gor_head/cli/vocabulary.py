@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gor_head.cli.errors import plain_errors
-from gor_head.cli.options import AsJson, check_image, number
+from gor_head.cli.options import AsJson, check_image
+from gor_head.numbers import number_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,12 +30,12 @@ def vocabulary(
     labels: Annotated[Path, typer.Argument(help="CSV file with a header.", show_default=False)],
     column: Annotated[str | None, typer.Option(help="Column of the labels; by default the only one.")] = None,
     initializer: Annotated[Initializer, typer.Option(help="How initial tokens are chosen.")] = Initializer.QUANTILE,
-    q: Annotated[float, number("Quantile of that initialiser, above 0 and up to 1.")] = 0.9,
-    tolerance: Annotated[float, number("ε: relative error that a code may leave.")] = 0.005,
-    beta: Annotated[float, number("β: share of the initial tokens that pruning keeps at least.")] = 0.7,
+    q: Annotated[float, number_option("Quantile of that initialiser, above 0 and up to 1.")] = 0.9,
+    tolerance: Annotated[float, number_option("ε: relative error that a code may leave.")] = 0.005,
+    beta: Annotated[float, number_option("β: share of the initial tokens that pruning keeps at least.")] = 0.7,
     max_length: Annotated[int, typer.Option(help="Most value tokens of a code.")] = 16,
     exact: Annotated[bool, typer.Option("--exact", help="Codes hit every label exactly.")] = False,
-    resolution: Annotated[float | None, number("Grid step; by default found from the labels.")] = None,
+    resolution: Annotated[float | None, number_option("Grid step; by default found from the labels.")] = None,
     offset: Annotated[
         Offset | None, typer.Option(help="min: code the distance from the smallest label, which may be negative.")
     ] = None,

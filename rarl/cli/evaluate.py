@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gor_head.cli.options import number
+from gor_head.numbers import number_option
 from rarl.cli.errors import plain_errors
 from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
 
@@ -28,7 +28,7 @@ def evaluate(
         8,
     ],
     num_prompts: Annotated[int, typer.Option(min=1, help="Prompts of each number of images.")] = 200,
-    min_gap: Annotated[float, number("Least difference between two values of a prompt.")] = 0.0,
+    min_gap: Annotated[float, number_option("Least difference between two values of a prompt.")] = 0.0,
     split_seed: Annotated[int, typer.Option(help="Seed of images and split; the one used in training.")] = 0,
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,

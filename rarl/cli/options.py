@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gor_head.cli.options import number
+from gor_head.numbers import number_option
 
 Model = Annotated[str, typer.Option(help="Folder or Hub id of the model; 'tiny' is the built-in one.")]
 Adapter = Annotated[str | None, typer.Option(help="Folder or Hub id of a LoRA adapter.")]
@@ -17,5 +17,5 @@ Decoding = Annotated[
 ]
 Interval = Annotated[
     float | None,
-    number("Also give the interval of each value that holds this share, such as 0.9; value tokens only."),
+    number_option("Also give the interval of each value that holds this share, such as 0.9; value tokens only."),
 ]
