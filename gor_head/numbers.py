@@ -42,7 +42,7 @@ def parse_number(text: str | float) -> float:
 
 
 def number_option(help: str) -> Any:
-    """An option of a command that takes a number as [`parse_number`] does: not `1_0`, `nan` or digits of other scripts."""
+    """An option of a command, a number read by [`parse_number`]: no `1_0`, `nan` or digits of other scripts."""
     import typer
 
     return typer.Option(parser=parse_number, metavar="FLOAT", help=help)
