@@ -22,6 +22,7 @@ from rarl.prompt import build_prompt
 from rarl.shared_prefix import unsupported_model
 from rarl.task import get_task
 from rarl.vision_tokens import vision_token_ids
+from tests.paths import ROOT
 
 WIDTH: dict[str, Any] = {
     "hidden_size": 32,
@@ -298,12 +299,12 @@ def save(name: str, folder: Path) -> Path:
     return folder
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+PAGE = ROOT / "docs" / "families.md"
 HEAD = """# Families of models
 
 Vision-language models of these families go through both stages of RARL, with mutation, all parameters or LoRA, are
-saved, loaded and evaluated in `tests/test_families.py`: tiny and random, but of the real classes, with processors and
-chat templates of their own. `python -m tests.families` makes this page of them.
+saved, loaded and evaluated in `tests/rarl/test_families.py`: tiny and random, but of the real classes, with processors
+and chat templates of their own. `python -m tests.families` makes this page of them.
 
 Nothing is set by hand for a family. LoRA adapts the linear layers of what a model calls its language model, never its
 vision tower. Tokens that stand for images are those that its configuration, processor and tokenizer name; they are not

@@ -1,4 +1,4 @@
-"""Settings of TRL's GRPOTrainer and what ours makes of each: the rows of `tests/test_parity.py` and `docs/parity.md`.
+"""Settings of TRL's GRPOTrainer and what ours makes of each: rows of `test_parity.py` and `docs/parity.md`.
 
 `python -m tests.parity --write` writes the table into the documentation.
 """
@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -49,8 +48,9 @@ import rarl.trainer.shared_prefix
 from rarl import tiny
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from tests.families import FAMILIES, build_model, build_processor
+from tests.paths import ROOT
 
-PAGE = Path(__file__).parent.parent / "docs" / "parity.md"
+PAGE = ROOT / "docs" / "parity.md"
 TRAINERS: dict[str, tuple[Any, Any]] = {
     "trl": (GRPOTrainer, GRPOConfig),
     "shared": (SharedPrefixTrainer, GRPOConfig),
@@ -828,7 +828,7 @@ HEAD = """# Beside TRL's trainer
 
 Settings of TRL's `GRPOTrainer`, each trained with it, with `SharedPrefixTrainer` and with `RARLTrainer` (without
 mutation, exact zeros and suppressed vision tokens): tiny random models, two to four steps of SGD in fp32, one seed.
-`tests/test_parity.py` compares them; this page is made of its rows by `python -m tests.parity --write`.
+`tests/rarl/trainer/test_parity.py` compares them; this page is made of its rows by `python -m tests.parity --write`.
 
 - **equal**: the same answers are sampled, losses and all trained weights are within 1e-6, and what else is logged is
   within 1e-5. Each run is seen to move weights by over 1e-4, unless everything is masked.

@@ -1,5 +1,5 @@
 """Trainers on TRL's GRPOTrainer. Whatever touches a private method of TRL is in this folder;
-`tests/test_trl_contract.py` fails when one of those methods moves.
+`tests/rarl/trainer/test_trl_contract.py` fails when one of those methods moves.
 """
 
 from rarl.trainer.config import RARLConfig

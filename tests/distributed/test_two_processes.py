@@ -23,8 +23,8 @@ from rarl.prompt import build_completion
 from rarl.task import get_task
 from tests.distributed.worker import fixed_batch, make_rows
 from tests.e2e.launching import TIMEOUT, two_processes
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 GROUP_SIZE = 4
 SEED = 3
 

@@ -15,7 +15,8 @@ from unittest import mock
 
 from filelock import FileLock
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 OWN_SHORT = ["--max_steps", "2", "--num_prompts", "32", "--eval_prompts", "4", "--per_device_train_batch_size", "16"]
 SHORT = [*OWN_SHORT, "--size", "200"]  # of the built-in images
 TIMEOUT = 600  # seconds; only for what would wait for ever

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from rarl import tiny
 from rarl.hub import ADAPTER_FILES
 from rarl.task import TASKS, OrdinalTask
-from tests.e2e.launching import OWN_SHORT, ROOT, SHORT, error_line, launch, rarl, succeeded
+from tests.e2e.launching import OWN_SHORT, SHORT, error_line, launch, rarl, succeeded
 from tests.hub_server import HubServer
+from tests.paths import ROOT
 
 Result = CompletedProcess[str]
 

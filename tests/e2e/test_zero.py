@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from gor_head import CoDiVocabulary
 from gor_head.vlm import attach
 from rarl import tiny
-from tests.e2e.launching import ROOT, SHORT, start, succeeded, two_processes
+from tests.e2e.launching import SHORT, start, succeeded, two_processes
+from tests.paths import ROOT
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -33,6 +33,7 @@ from gor_head.estimator import DECODES, DirectRegressor, GoRRegressor, OrdinalRe
 from gor_head.heads import HEADS
 from gor_head.model import GoRConfig, GoRModel
 from gor_head.vocabulary import FIRST_VALUE
+from tests.paths import ROOT
 
 Array = NDArray[np.float64]
 
@@ -454,7 +455,7 @@ for verbose in (False, True):
     GoRRegressor(max_steps=4, eval_steps=2, random_state=0, verbose=verbose).fit(X, np.arange(40))
     print("|", file=sys.stderr)
 """
-    here = str(Path(__file__).parents[2])
+    here = str(ROOT)
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -13,10 +13,11 @@ from gor_head.vlm.tokens import check_lora, grow
 from rarl import tiny
 from rarl.lora import language_lora_targets
 from tests.gor_head.vlm.models import qwen3_vl, text_model
+from tests.paths import DATA
 
 AGES = CoDiVocabulary([1, 2, 5, 10, 50], tolerance=0)
 ROWS = 7
-QWEN = Path(__file__).parents[4] / "shared/data/qwen2_5_vl_tokenizer"
+QWEN = DATA / "qwen2_5_vl_tokenizer"
 
 
 @pytest.mark.parametrize("tied", [True, False])

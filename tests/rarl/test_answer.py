@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,9 @@ import rarl.answer
 from rarl.answer import REASONS, Item, answer_span, completion_text, is_formatted, parse_answer
 from rarl.prompt import build_completion
 from rarl.task import get_task
+from tests.paths import DATA
 
-COMPLETIONS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "completions"
+COMPLETIONS = DATA / "completions"
 
 TWO = '[{"image_id": 2, "value": 4}, {"image_id": 1, "value": 30}]'
 

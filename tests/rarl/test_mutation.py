@@ -1,7 +1,6 @@
 """The Response Mutation Operation on one group and on one response."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,9 @@ from rarl.mutation import (
 from rarl.prompt import build_completion
 from rarl.rewards import REWARDS, weights
 from rarl.task import get_task
+from tests.paths import DATA
 
-QWEN = Path(__file__).parents[2] / "shared/data/qwen2_5_vl_tokenizer"
+QWEN = DATA / "qwen2_5_vl_tokenizer"
 ALWAYS = MutationSettings(probability=1.0)
 NAN = math.nan
 # The five rewards of a response to one image and to several, unreadable and perfect.

@@ -22,8 +22,9 @@ from qwen_vl_utils import smart_resize
 from rarl.datasets import BuiltinSource, FolderSource, ImageError, UTKFaceSource, load_source, verify
 from rarl.datasets.images import TURNS, bound, bounded_size, decode, pixel_bounds, read_bytes
 from rarl.task import OrdinalTask, get_task
+from tests.paths import DATA
 
-UTKFACE = Path(__file__).parents[3] / "shared/data/utkface_dev"
+UTKFACE = DATA / "utkface_dev"
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

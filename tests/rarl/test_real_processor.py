@@ -23,8 +23,9 @@ from trl.data_utils import prepare_multimodal_messages
 from rarl.datasets import BuiltinSource, FolderSource, check_context, make_dataset
 from rarl.inputs import prompt_lengths
 from rarl.lora import language_lora_targets
+from tests.paths import DATA
 
-FILES = Path(__file__).parents[2] / "shared/data/qwen2_5_vl_tokenizer"
+FILES = DATA / "qwen2_5_vl_tokenizer"
 
 pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason="Qwen2.5-VL's tokenizer files not present")
 

@@ -22,8 +22,9 @@ from rarl import options, tiny
 from rarl.recipe import Data, RecipeArguments, load_policy, load_processor, parse, prepare_data
 from rarl.task import TASKS, get_task
 from rarl.trainer import RARLConfig
+from tests.paths import ROOT
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = ROOT / "recipes"
 COUNT = get_task("count")
 
 
@@ -268,7 +269,7 @@ ACTS_ELSEWHERE = {
 def test_every_field_of_a_recipe_is_tried() -> None:
     names = {field.name for field in dataclasses.fields(RecipeArguments) if field.init}
     assert set(ACTS_ON_DATA) | set(ACTS_ELSEWHERE) == names
-    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name in ACTS_ELSEWHERE.values() if f"def {name}(" not in tests] == []
 
 

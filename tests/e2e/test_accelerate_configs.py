@@ -1,13 +1,14 @@
 """The launch configurations, through accelerate's own loader and launcher arguments."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-FOLDER = Path(__file__).parents[1] / "accelerate_configs"
+from tests.paths import ROOT
+
+FOLDER = ROOT / "accelerate_configs"
 
 # File: distributed type, ZeRO stage, mixed precision, machines, processes.
 FACTS: dict[str, tuple[str, int | None, str, int, int]] = {

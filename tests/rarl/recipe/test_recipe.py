@@ -41,8 +41,9 @@ from rarl.trainer import RARLConfig
 from tests.families import build_processor
 from tests.hub_server import HubServer
 from tests.outputs import unwritable
+from tests.paths import ROOT
 
-CONFIG = Path(__file__).parents[1] / "recipes/configs/rarl_stage2_tiny.yaml"
+CONFIG = ROOT / "recipes/configs/rarl_stage2_tiny.yaml"
 RECIPES = sorted(path for path in CONFIG.parents[1].glob("*.py") if path.stem != "tiny_cold_start")
 RUST = OrdinalTask("rust", "rusted area in percent", 0, 100, 8)
 
