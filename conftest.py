@@ -16,6 +16,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models of tests are so small that threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def young_garbage() -> None:
     """Each training collects garbage, for longer than it trains here if it looks through all that was imported."""

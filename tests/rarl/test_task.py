@@ -96,11 +96,9 @@ def test_errors_show_every_digit() -> None:
 def test_register_and_get() -> None:
     rust = OrdinalTask("rust", "rusted area", 0, 100, tolerance=8)
     assert get_task(rust) is rust and "rust" not in TASKS
-    try:
-        assert register_task(rust) is rust
-        assert get_task("rust") is rust
-    finally:
-        TASKS.pop("rust", None)
+    assert register_task(rust) is rust
+    assert get_task("rust") is rust
+    TASKS.pop("rust")
     with pytest.raises(ValueError, match=r"Unknown task 'rust'; registered tasks: aesthetics, age, .*count"):
         get_task("rust")
 

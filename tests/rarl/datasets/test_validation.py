@@ -8,17 +8,11 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
-from rarl import tiny
 from rarl.datasets import BuiltinSource, FolderSource, check_context, check_groups, make_dataset
 from rarl.datasets.validation import rows_with_images
 from rarl.inputs import prompt_lengths
 
 SHAPES = [(20, 30), (56, 56), (100, 333), (900, 640), (57, 83), (700, 90), (448, 448), (1200, 1300)]
-
-
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
 
 
 def photos(folder: Path, **bounds: int) -> FolderSource:

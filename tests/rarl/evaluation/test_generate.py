@@ -21,11 +21,6 @@ from rarl.vision_tokens import vision_token_ids
 MAX_NEW_TOKENS = 12
 
 
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
 @pytest.fixture
 def model(processor: Any) -> Any:
     torch.manual_seed(0)

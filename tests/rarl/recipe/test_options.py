@@ -6,7 +6,7 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -36,16 +36,6 @@ def config_type(recipe: str) -> Any:
 
 
 TYPES = {name: config_type(name) for name in ("rarl_stage1", "rarl_stage2", "sft", "gor_sft", "levels_sft", "gor_dpo")}
-
-
-@pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A working folder, and tasks that a test registers are gone after it."""
-    monkeypatch.chdir(tmp_path)
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
 
 
 @pytest.fixture

@@ -48,20 +48,6 @@ RECIPES = sorted(path for path in CONFIG.parents[1].glob("*.py") if path.stem !=
 RUST = OrdinalTask("rust", "rusted area in percent", 0, 100, 8)
 
 
-@pytest.fixture(autouse=True)
-def registered_tasks() -> Iterator[None]:
-    """Tasks that a test registers are gone after it."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
-
-
-@pytest.fixture(autouse=True)
-def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def write_adapter(folder: Path, task: OrdinalTask | None = None) -> str:
     """A folder that looks like an adapter."""
     folder.mkdir(parents=True)

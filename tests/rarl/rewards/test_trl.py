@@ -35,11 +35,6 @@ CASES: list[tuple[list[float], list[float | None]]] = [
 
 
 @pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
-@pytest.fixture(scope="module")
 def model(processor: Any) -> Any:
     """A tiny model fitted to write ANSWER, whatever the prompt."""
     torch.manual_seed(0)

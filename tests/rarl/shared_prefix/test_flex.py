@@ -26,11 +26,6 @@ NUM_IMAGES = (1, 2, 4)
 TEXTS: dict[str, Any] = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
 
 
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
 def randomize(model: Any) -> Any:
     """Norms and biases, too, so that nothing cancels by symmetry."""
     for parameter in model.parameters():

@@ -43,11 +43,6 @@ Make = Callable[..., SharedPrefixTrainer]
 
 
 @pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
-@pytest.fixture(scope="module")
 def load(processor: Any) -> Callable[[str], Any]:
     """A random model of a family; norms and biases are random too, so that greedy answers do not repeat one token."""
     qwen2_5_vl = tiny.build_config(processor, width=64, layers=2, vision_layers=2)

@@ -1,7 +1,5 @@
 """Settings of TRL's GRPOTrainer, one a row of `tests/parity.py`: ours sample, lose and learn what TRL's does."""
 
-import gc
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,21 +10,6 @@ from trl import GRPOTrainer
 from tests.parity import BOUND, PAGE, ROWS, Row, table, train
 
 UNLIKE = ("runtime", "per_second", "step_time", "total_flos")  # parts of the names of what is not the same twice
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """One thread, as others only wait for each other, and no garbage of the imports.
-
-    `Trainer.train` looks through that for longer than it trains here.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
 
 
 # A setting on its way out is compared as long as TRL has it.

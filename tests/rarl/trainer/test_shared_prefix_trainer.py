@@ -40,11 +40,6 @@ TEXT_MODELS = ["qwen2", "qwen3", "llama"]
 LANGUAGE = language_lora_targets(tiny.load()[0])  # of every model of the Qwen-VL family
 
 
-@pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
 def model_config(family: str, processor: Any) -> Any:
     """Two layers of width 64 in the shape of a family: grouped-query attention, and its own rotary positions."""
     qwen2_5_vl = tiny.build_config(processor, width=64, layers=2, vision_layers=2)

@@ -38,11 +38,6 @@ Make = Callable[..., RARLTrainer]
 
 
 @pytest.fixture(scope="module")
-def processor() -> Any:
-    return tiny.build_processor()
-
-
-@pytest.fixture(scope="module")
 def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Loaded from a folder, since TRL loads the reference model from where the model came from."""
     folder = tmp_path_factory.mktemp("model")
