@@ -1,14 +1,11 @@
 """Model card of an adapter, and its way to the Hub."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitInfo, EvalResult, ModelCard
 
 from gor_head.numbers import show_metric
-from gor_head.vlm.checkpoint import public_name
+from gor_head.vlm.hub import CARD_FILE, adapter_files, build_card, public_name, push_files
 from rarl.evaluation import Report
 from rarl.task import OrdinalTask, get_task
 
@@ -22,28 +19,6 @@ STAGES = {
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }
 METRIC_NAMES = {"mae": "Mean absolute error", "accuracy": "Accuracy", "srcc": "Spearman rank correlation"}
-
-# What makes up an adapter. A whitelist: an output folder also holds the reference adapter (`ref/`), checkpoints with
-# optimizer states, and pickled training arguments, none of which belong on the Hub.
-ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "README.md",
-    "report.json",
-    "task.json",
-    "vocabulary.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def _rows(report: Report) -> list[tuple[str, str, float]]:
@@ -88,16 +63,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         )
         for kind, label, value in rows
     ]
-    data = ModelCardData(
-        base_model=base if "/" in base else None,
-        library_name="peft",
-        pipeline_tag="image-text-to-text",
-        tags=TAGS,
-        model_name=name if results else None,
-        eval_results=results or None,
-    )
-    text = [
-        f"# {name}",
+    paragraphs = [
         f"A LoRA adapter of `{base}` that judges the {task.rule} of images ({task.value_range}): one value an image, "
         "and with several images their ascending order.",
         f"Trained by {STAGES[stage]}, after *Ranking-Aware Reinforcement Learning for Ordinal Ranking* (RARL).",
@@ -108,59 +74,28 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
             "|---|---|",
             *(f"| {label} | {show_metric(value)} |" for _, label, value in rows),
         ]
-        text += ["## Results", "\n".join(lines)]
-        text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
+        paragraphs += ["## Results", "\n".join(lines)]
+        paragraphs += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
     use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"
     if stage == "levels_sft":
         use = "Its answers are words: `rarl.levels.expected_values` reads them as numbers."
-    text += ["## Use", use]
-    return ModelCard(f"---\n{data}\n---\n\n" + "\n\n".join(text) + "\n")
+    paragraphs += ["## Use", use]
+    return build_card(name, paragraphs, base_model=base, tags=TAGS, results=results, pipeline_tag="image-text-to-text")
 
 
 def write_model_card(
     output_dir: str | Path, base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None
 ) -> Path:
     """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
-    path = Path(output_dir) / "README.md"
+    path = Path(output_dir) / CARD_FILE
     path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8", errors="replace")
     return path
-
-
-def adapter_files(folder: str | Path) -> list[str]:
-    """Names of the files in `folder` that belong to its `default` adapter, in the order of `ADAPTER_FILES`.
-
-    Raises:
-        FileNotFoundError: If `adapter_config.json` or `adapter_model.safetensors` is missing.
-    """
-    folder = Path(folder)
-    for wanted in ADAPTER_FILES[:2]:
-        if not (folder / wanted).is_file():
-            raise FileNotFoundError(f"{folder} holds no {wanted}; a LoRA adapter saved as safetensors is wanted.")
-    return [name for name in ADAPTER_FILES if (folder / name).is_file()]
-
-
-def create_repository(repo_id: str, private: bool | None = True, token: str | None = None) -> str:
-    """Create a model repository if it is missing, and return its `user/name`.
-
-    Done before a training run, it shows a missing token or an unreachable Hub while nothing is lost.
-
-    Args:
-        repo_id: `user/name`, or `name` in the user's own namespace.
-        private: Whether a new repository is private; `None` is the Hub's default. An existing one stays as it is.
-        token: The token that `hf auth login` stored if not given.
-
-    Raises:
-        OSError: If the Hub does not allow it or cannot be reached.
-    """
-    try:
-        return HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True).repo_id
-    except (HTTPError, OSError) as error:
-        raise OSError(f"There is no writing to the repository {repo_id!r}: {error}") from error
 
 
 def push_adapter(
     folder: str | Path,
     repo_id: str,
+    *,
     private: bool | None = True,
     commit_message: str = "Upload the adapter",
     token: str | None = None,
@@ -181,16 +116,6 @@ def push_adapter(
         FileNotFoundError: If the folder holds no adapter.
         OSError: If the Hub does not take it or cannot be reached; the folder stays as it is.
     """
-    folder = Path(folder)
-    sources: dict[str, Path | bytes] = {name: folder / name for name in adapter_files(folder)}
-    config: dict[str, Any] = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
-    if base and public_name(base) != base:
-        config["base_model_name_or_path"] = public_name(base)
-        sources[ADAPTER_FILES[0]] = json.dumps(config, indent=2, sort_keys=True).encode()
-    repo = create_repository(repo_id, private, token)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source) for name, source in sources.items()]
-    try:
-        return HfApi(token=token).create_commit(repo, operations, commit_message=commit_message)
-    except (HTTPError, OSError) as error:
-        raise OSError(f"The adapter in {folder} could not be pushed to {repo!r}, and stays there: {error}") from error
+    return push_files(
+        folder, adapter_files(folder), repo_id, private=private, commit_message=commit_message, token=token
+    )

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from gor_head.vlm import ValueTokens
-from gor_head.vlm.checkpoint import check_rows
-from gor_head.vlm.tokens import grow
+from gor_head.vlm.checkpoint import add_adapter, check_rows
 from gor_head.vocabulary import VOCABULARY_FILE
 from rarl import tiny
 from rarl.task import TASK_FILE, OrdinalTask, read_task
@@ -90,11 +89,6 @@ def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
     return processor
 
 
-def make_room(model: Any, processor: Any) -> None:
-    """Give a model a row for every token of its processor, as an adapter with value tokens wants; never fewer rows."""
-    grow(model, len(processor.tokenizer))
-
-
 def load_model(
     model_name_or_path: str, adapter: str | None = None, dtype: torch.dtype | str = "auto"
 ) -> tuple[Any, Any]:
@@ -118,6 +112,5 @@ def load_model(
     processor = load_processor(name, adapter)
     model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
     if adapter is not None:
-        make_room(model, processor)
-        model = PeftModel.from_pretrained(model, adapter)
+        model = add_adapter(model, processor, adapter)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor

@@ -37,6 +37,8 @@ from trl import ModelConfig, get_peft_config
 from gor_head import CoDiVocabulary
 from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm import ValueTokens, add_tokens, attach
+from gor_head.vlm.checkpoint import add_adapter
+from gor_head.vlm.hub import ADAPTER_FILES, create_repository
 from rarl import models, options, tiny
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
 from rarl.evaluation import Report
@@ -44,7 +46,7 @@ from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
-from rarl.hub import ADAPTER_FILES, create_repository, push_adapter, write_model_card
+from rarl.hub import push_adapter, write_model_card
 from rarl.lora import language_lora_targets
 from rarl.models import check_adapter, load_model, trained_task
 from rarl.prompt import build_completion
@@ -447,8 +449,7 @@ def load_policy(
         plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.
         autocast = plugin is None or plugin.zero_stage != 3
-        models.make_room(model, processor)
-        policy = PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=autocast)
+        policy = add_adapter(model, processor, adapter, is_trainable=True, autocast_adapter_dtype=autocast)
         policy.peft_config["default"].base_model_name_or_path = path  # the base in use, wherever the adapter was made
         return policy, None
     if model_args.use_peft and model_args.lora_target_modules is None:
@@ -581,6 +582,6 @@ def finish(
     if is_adapter:
         write_model_card(output_dir, path, data.source.task, stage, report)
         if repository is not None:
-            push_adapter(output_dir, repository, args.hub_private_repo, token=args.hub_token)
+            push_adapter(output_dir, repository, private=args.hub_private_repo, token=args.hub_token)
     if report is not None:  # last: what is printed may be lost, what is done stays
         Console().print(report_table({stage: report}, title=data.source.task.name))

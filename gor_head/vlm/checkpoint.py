@@ -1,22 +1,20 @@
 """A model with value tokens, its processor and its vocabulary in one folder or Hub repository."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers
-from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub import CommitInfo, ModelCard, snapshot_download
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from gor_head.numbers import write_number
+from gor_head.vlm.hub import ADAPTER_CONFIG, CARD_FILE, build_card, public_name, push_files
 from gor_head.vlm.tokens import ValueTokens, check_lora, grow
 from gor_head.vocabulary import FIRST_VALUE, VOCABULARY_FILE, CoDiVocabulary
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, directory: str | Path) -> None:
@@ -44,6 +42,7 @@ def push_to_hub(
     processor: Any,
     vocabulary: CoDiVocabulary,
     repo_id: str,
+    *,
     private: bool | None = True,
     commit_message: str = "Upload the adapter and its vocabulary",
     token: str | None = None,
@@ -60,53 +59,32 @@ def push_to_hub(
         private: Whether a new repository is private; an existing one stays as it is.
         commit_message: First line of the commit.
         token: The token that `hf auth login` stored if not given.
+
+    Raises:
+        ValueError: If the processor lacks the tokens of the vocabulary.
+        OSError: If the Hub does not take it or cannot be reached.
     """
-    api = HfApi(token=token)
     with TemporaryDirectory() as folder:
         save_pretrained(model, processor, vocabulary, folder)
-        base = _public_base(Path(folder))
-        card = _card(base, vocabulary).content
-        (Path(folder) / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return api.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message=commit_message, ignore_patterns=["ref/*"]
-        )
-
-
-def public_name(base_model: str) -> str:
-    """A model's name for a card: a Hub id as it is, of a local path (or `tiny`) the last part only."""
-    path = Path(base_model)
-    is_local = path.is_absolute() or path.exists() or base_model.startswith((".", "~")) or len(path.parts) > 2
-    return path.name if is_local else base_model
-
-
-def _public_base(folder: Path) -> str | None:
-    """The base model of the adapter in a folder, of a local one the last part of its path, which the adapter names from
-    here on; `None` for a plain model."""
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    base = str(config["base_model_name_or_path"])
-    if public_name(base) != base:
-        config["base_model_name_or_path"] = base = public_name(base)
-        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-    return base
+        base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+        card = _card(None if base is None else public_name(base), vocabulary).content
+        (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8", errors="replace")
+        files = sorted(path.name for path in Path(folder).iterdir() if path.is_file())  # without the reference, `ref/`
+        try:
+            return push_files(folder, files, repo_id, private=private, commit_message=commit_message, token=token)
+        except OSError as error:  # names a folder that is gone by now
+            raise OSError(f"The model could not be pushed to {repo_id!r}: {error.__cause__}") from error
 
 
 def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
-    data = ModelCardData(
-        base_model=base if base and "/" in base else None,
-        library_name="transformers" if base is None else "peft",
-        tags=["gor", "ordinal-regression"],
-    )
+    """Card of a model (`base` is `None`) or of an adapter, by the public name of its base model."""
     values = ", ".join(write_number(value) for value in vocabulary.values[FIRST_VALUE:])
-    text = (
-        f"# Value tokens\n\nThis {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
-        f"{write_number(vocabulary.largest)} as sums of the tokens {values}.\n\n```python\n"
-        'from gor_head.vlm import load\n\nmodel, processor, tokens = load("<this repository>")\n```\n'
-    )
-    return ModelCard(f"---\n{data}\n---\n\n{text}")
+    paragraphs = [
+        f"This {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
+        f"{write_number(vocabulary.largest)} as sums of the tokens {values}.",
+        '```python\nfrom gor_head.vlm import load\n\nmodel, processor, tokens = load("<this repository>")\n```',
+    ]
+    return build_card("Value tokens", paragraphs, base_model=base, tags=["gor", "ordinal-regression"])
 
 
 def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any) -> tuple[Any, Any, ValueTokens]:
@@ -141,8 +119,21 @@ def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any)
     check_rows(folder, tokens)
     base = base_model or PeftConfig.from_pretrained(folder).base_model_name_or_path
     model = _load_plain(str(base), **kwargs)
-    grow(model, max(tokens.all_ids) + 1)
-    return PeftModel.from_pretrained(model, folder).eval(), processor, tokens
+    return add_adapter(model, processor, folder).eval(), processor, tokens
+
+
+def add_adapter(model: Any, processor: Any, adapter: str | Path, **kwargs: Any) -> PeftModel:
+    """A saved adapter on its base model, which first gets a row for every token of the adapter's processor.
+
+    Args:
+        model: The base model; changed in place.
+        processor: The processor (or tokenizer) that was saved with the adapter, or the model's own for an adapter
+            without value tokens.
+        adapter: Folder or Hub id.
+        kwargs: Of `PeftModel.from_pretrained`, such as `is_trainable`.
+    """
+    grow(model, len(getattr(processor, "tokenizer", processor)))
+    return PeftModel.from_pretrained(model, str(adapter), **kwargs)
 
 
 def merge(model: Any) -> Any:

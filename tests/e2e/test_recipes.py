@@ -15,8 +15,8 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from gor_head.vlm.hub import ADAPTER_FILES
 from rarl import tiny
-from rarl.hub import ADAPTER_FILES
 from rarl.task import TASKS, OrdinalTask
 from tests.e2e.launching import OWN_SHORT, SHORT, error_line, launch, rarl, succeeded
 from tests.hub_server import HubServer

@@ -10,9 +10,9 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from gor_head.vlm.checkpoint import public_name
+from gor_head.vlm.hub import ADAPTER_FILES, adapter_files, public_name
 from rarl import tiny
-from rarl.hub import ADAPTER_FILES, adapter_files, model_card, push_adapter, write_model_card
+from rarl.hub import model_card, push_adapter, write_model_card
 from tests.hub_server import HubServer, run_client
 
 REPORT = {

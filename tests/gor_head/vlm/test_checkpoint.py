@@ -110,6 +110,18 @@ with torch.no_grad():
     torch.save(model(input_ids=ids).logits, {str(tmp_path / "logits.pt")!r})
 """
         run_client(pull, hub.url, tmp_path / "pull")
+        refuse = f"""
+import os
+del os.environ["HF_TOKEN"]
+from gor_head.vlm import load, push_to_hub
+model, processor, tokens = load({str(tmp_path / "adapter")!r})
+try:
+    push_to_hub(model, processor, tokens.vocabulary, "me/ages")
+except OSError as error:
+    print(error)
+"""
+        output = run_client(refuse, hub.url, tmp_path / "refuse")
+        assert "The model could not be pushed to 'me/ages': " in output
     # The other process has one thread, whose sums are rounded otherwise.
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), logits(model, tokens), atol=1e-5, rtol=1e-5)
 
