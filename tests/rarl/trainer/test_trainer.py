@@ -177,7 +177,7 @@ def test_equally_wrong_group_learns_only_with_rmo(make: Make, wrong_model: Any, 
         rmo=rmo,
         rmo_probability=1.0,
         rmo_keep_reasoning=False,
-        max_steps=30,
+        max_steps=60,  # with 30, one seed of five is still on its way
         learning_rate=3e-3,
         temperature=0.5,
         reward_weights=[1.0, 0.5],
