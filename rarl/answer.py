@@ -17,11 +17,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from gor_head.numbers import read_number
-
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-CODE_OPEN = "<gor>"  # begins a number that is written in value tokens
-END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>")
+from gor_head.text import OPEN as CODE_OPEN
+from gor_head.text import codes_to_numbers
+from rarl.answer_format import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    END_OF_TURN,
+    IMAGE_KEY,
+    THINK_CLOSE,
+    THINK_OPEN,
+    VALUE_KEY,
+)
 
 # `float` for integers too: it reads any number of digits in linear time, while `int` refuses more than 4300.
 _JSON = json.JSONDecoder(parse_int=float)
@@ -184,8 +190,6 @@ def is_formatted(text: str, num_images: int) -> bool:
 def _parse_block(block: str, num_images: int) -> Answer:
     """Read the text between the answer tags."""
     if CODE_OPEN in block:
-        from gor_head.vlm.text import codes_to_numbers  # brings PyTorch, which plain answers need not wait for
-
         block = codes_to_numbers(block)
     listed, problem, reason = _read_list(_without_fence(block.strip()))
     items: dict[int, Item] = {}
@@ -195,7 +199,7 @@ def _parse_block(block: str, num_images: int) -> Answer:
             problem = problem or f"item {place}: wanted {item.wanted}, got {reprlib.repr(item.seen)}"
             reason = reason or "invalid_item"
         elif item.image_id in items:
-            problem = problem or f"item {place}: image_id {item.image_id} is repeated"
+            problem = problem or f"item {place}: {IMAGE_KEY} {item.image_id} is repeated"
             reason = reason or "repeated_image"
         else:
             items[item.image_id] = item
@@ -239,13 +243,13 @@ class _Invalid(NamedTuple):
 
 
 def _read_item(raw: Any, num_images: int) -> Item | _Invalid:
-    if not isinstance(raw, dict) or "image_id" not in raw or "value" not in raw:
-        return _Invalid("a dictionary with image_id and value", raw)
-    image_id, value = _read_number(raw["image_id"]), _read_number(raw["value"])
+    if not isinstance(raw, dict) or IMAGE_KEY not in raw or VALUE_KEY not in raw:
+        return _Invalid(f"a dictionary with {IMAGE_KEY} and {VALUE_KEY}", raw)
+    image_id, value = _read_number(raw[IMAGE_KEY]), _read_number(raw[VALUE_KEY])
     if image_id is None or not image_id.is_integer() or not 1 <= image_id <= num_images:
-        return _Invalid(f"an image_id in 1..{num_images}", raw["image_id"])
+        return _Invalid(f"an {IMAGE_KEY} in 1..{num_images}", raw[IMAGE_KEY])
     if value is None:
-        return _Invalid("a finite number as value", raw["value"])
+        return _Invalid(f"a finite number as {VALUE_KEY}", raw[VALUE_KEY])
     return Item(int(image_id), value)
 
 

@@ -3,20 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rarl.answer_format import LIST_IN_WORDS, SYSTEM_PROMPT, write_completion, write_list
 from rarl.task import OrdinalTask
-
-SYSTEM_PROMPT = (
-    "The user asks a question, and the Assistant solves it. The assistant first thinks about the reasoning process in "
-    "the mind and then provides the user with the answer. The reasoning process and answer are enclosed within "
-    "<think> </think> and <answer> </answer> tags, respectively, i.e., "
-    "<think> reasoning process here </think><answer> answer here </answer>."
-)
 
 INSTRUCTION = (
     "Analyze each image to determine the {rule}, and if there are multiple images, sort them in ascending order of "
-    '{rule}. Output the results as a JSON list of dictionaries in this format: [{{"image_id": number, "value": '
-    "value}}, ...], where image_id is the number of the image and value is the {rule} ({value_range}). Ensure the "
-    "list is sorted correctly with strictly followed syntax."
+    "{rule}. Output the results as {list_in_words} the {rule} ({value_range}). Ensure the list is sorted correctly "
+    "with strictly followed syntax."
 )
 
 
@@ -39,15 +32,15 @@ def build_prompt(task: OrdinalTask, num_images: int) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for image_id in range(1, num_images + 1):
         blocks += [_text(f"Image {image_id}: "), {"type": "image", "text": None}]
-    blocks.append(_text(INSTRUCTION.format(rule=task.rule, value_range=task.value_range)))
+    instruction = INSTRUCTION.format(rule=task.rule, list_in_words=LIST_IN_WORDS, value_range=task.value_range)
+    blocks.append(_text(instruction))
     return [{"role": "system", "content": [_text(SYSTEM_PROMPT)]}, {"role": "user", "content": blocks}]
 
 
 def answer_list(values: Sequence[float], task: OrdinalTask) -> str:
     """The JSON list of a perfect answer: one item per image, ascending in value, ties in prompt order."""
     order = sorted(range(len(values)), key=lambda index: values[index])
-    items = (f'{{"image_id": {index + 1}, "value": {task.format_value(values[index])}}}' for index in order)
-    return f"[{', '.join(items)}]"
+    return write_list((index + 1, task.format_value(values[index])) for index in order)
 
 
 def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
@@ -71,4 +64,4 @@ def build_completion(values: Sequence[float], task: OrdinalTask, reasoning: str 
     ```
     """
     reasoning = list_reasoning(values, task) if reasoning is None else reasoning
-    return f"<think>{reasoning}</think><answer>{answer_list(values, task)}</answer>"
+    return write_completion(reasoning, answer_list(values, task))

@@ -9,12 +9,11 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gor_head.numbers import write_number
-
-if TYPE_CHECKING:
-    from gor_head.vocabulary import CoDiVocabulary
+from gor_head.text import write_value
+from gor_head.vocabulary import CoDiVocabulary
 
 Metric = Literal["mae", "accuracy", "srcc"]
 
@@ -89,8 +88,6 @@ class OrdinalTask:
         Raises:
             ValueError: If there is none, or it was changed since it was made.
         """
-        from gor_head.vocabulary import CoDiVocabulary
-
         if self.vocabulary is None:
             raise ValueError(f"Task {self.name!r} writes numbers in digits; wanted one with a vocabulary.")
         return CoDiVocabulary.from_dict(self.vocabulary, f"Task {self.name!r}: vocabulary")
@@ -124,8 +121,6 @@ class OrdinalTask:
         """A label as it is written in an answer: in value tokens if the task has a vocabulary; else in digits, without
         a decimal point for integer tasks, in the shortest form that reads back as the same number otherwise."""
         if self.vocabulary is not None:
-            from gor_head.vlm.text import write_value
-
             return write_value(self.codes, value)
         if self.integer:
             return str(int(round(value)))
@@ -215,8 +210,6 @@ def read_task(folder: str | Path) -> OrdinalTask:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("vocabulary") is not None:
-            from gor_head.vocabulary import CoDiVocabulary
-
             content["vocabulary"] = CoDiVocabulary.from_pretrained(folder).to_dict()
         return OrdinalTask(**content)
     except (TypeError, AttributeError, ValueError) as error:

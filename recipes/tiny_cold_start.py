@@ -18,6 +18,7 @@ from rich.progress import track
 
 from gor_head.output import check_output_folder, replace_unprintable
 from rarl import tiny
+from rarl.answer_format import write_completion, write_list
 from rarl.datasets.builtin import RENDERERS
 from rarl.prompt import build_prompt, list_reasoning
 from rarl.task import OrdinalTask, get_task
@@ -66,8 +67,8 @@ def completion(labels: list[float], task: OrdinalTask, coarse: bool) -> str:
     middle = CLEAR_SIGHT * (task.minimum + task.maximum) / 2
     keys = [float(label >= middle) for label in labels] if coarse else labels
     order = sorted(range(len(labels)), key=lambda index: keys[index])
-    items = ", ".join(f'{{"image_id": {i + 1}, "value": {task.format_value(labels[i])}}}' for i in order)
-    return f"<think>{list_reasoning(labels, task)}</think><answer>[{items}]</answer><|im_end|>"
+    listed = write_list((index + 1, task.format_value(labels[index])) for index in order)
+    return write_completion(list_reasoning(labels, task), listed) + "<|im_end|>"
 
 
 def make_batch(processor: Any, phase: Phase, rng: np.random.Generator) -> Any:

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from transformers import AddedToken
 
-from gor_head.vlm.text import CLOSE, OPEN, token_names
+from gor_head.text import CLOSE, OPEN, token_names
 from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, CoDiVocabulary
 
 

@@ -1,0 +1,39 @@
+"""The format of an answer, which prompts ask for, completions are written in and the parser reads: known here only.
+
+A completion is `<think>…</think><answer>[{"image_id": 2, "value": 4}, …]</answer>`, its list in ascending order of
+value.
+"""
+
+from collections.abc import Iterable
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>")
+
+IMAGE_KEY, VALUE_KEY = "image_id", "value"
+"""Keys of an item: the number of the image in the prompt, counted from 1, and what is judged of it."""
+
+SYSTEM_PROMPT = (
+    "The user asks a question, and the Assistant solves it. The assistant first thinks about the reasoning process in "
+    "the mind and then provides the user with the answer. The reasoning process and answer are enclosed within "
+    f"{THINK_OPEN} {THINK_CLOSE} and {ANSWER_OPEN} {ANSWER_CLOSE} tags, respectively, i.e., "
+    f"{THINK_OPEN} reasoning process here {THINK_CLOSE}{ANSWER_OPEN} answer here {ANSWER_CLOSE}."
+)
+"""What the system message says of the two blocks (Table 1 of the RARL paper)."""
+
+LIST_IN_WORDS = (
+    f'a JSON list of dictionaries in this format: [{{"{IMAGE_KEY}": number, "{VALUE_KEY}": value}}, ...], where '
+    f"{IMAGE_KEY} is the number of the image and {VALUE_KEY} is"
+)
+"""What the instruction says of the list, up to the rule of the task (Table 1 of the RARL paper)."""
+
+
+def write_list(items: Iterable[tuple[int, str]]) -> str:
+    """A list of items, each the number of an image and its value as text, in the order given."""
+    written = (f'{{"{IMAGE_KEY}": {number}, "{VALUE_KEY}": {value}}}' for number, value in items)
+    return f"[{', '.join(written)}]"
+
+
+def write_completion(reasoning: str, listed: str) -> str:
+    """A completion of a reasoning and a list."""
+    return f"{THINK_OPEN}{reasoning}{THINK_CLOSE}{ANSWER_OPEN}{listed}{ANSWER_CLOSE}"
