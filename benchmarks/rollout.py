@@ -24,7 +24,7 @@ from trl.data_utils import prepare_multimodal_messages
 from benchmarks.measure import peak_bytes
 from benchmarks.midsize import build_model, make_rows
 from gor_head.output import replace_unprintable
-from rarl.image_memo import images_processed_once
+from rarl.shared_prefix.image_memo import images_processed_once
 from rarl.trainer import SharedPrefixTrainer
 
 NUM_IMAGES = (1, 4, 8)

@@ -43,8 +43,8 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_chat_template
 
-import rarl.shared_prefix
-import rarl.trainer.shared_prefix
+import rarl.shared_prefix.scoring
+import rarl.trainer.sharing
 from rarl import tiny
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from tests.families import FAMILIES, build_model, build_processor
@@ -721,7 +721,7 @@ def watched(found: dict[str, Any]) -> Iterator[None]:
     lines = Lines()
     found |= {"lines": lines.said, "shares": [False, False]}
     MultiProcessAdapter.warning_once.cache_clear()  # once a run, not once for all of them
-    pack, sample = rarl.shared_prefix.pack_groups, rarl.trainer.shared_prefix.sample_answers
+    pack, sample = rarl.shared_prefix.scoring.pack_groups, rarl.trainer.sharing.sample_answers
 
     def packs(groups: Any, *args: Any, **kwargs: Any) -> Any:
         found["shares"][0] |= any(len(group.rows) > 1 for group in groups)
@@ -732,8 +732,8 @@ def watched(found: dict[str, Any]) -> Iterator[None]:
         return sample(model, prompts, index, *args, **kwargs)
 
     logging.getLogger("rarl").addHandler(lines)
-    with patch.object(rarl.shared_prefix, "pack_groups", packs):
-        with patch.object(rarl.trainer.shared_prefix, "sample_answers", samples):
+    with patch.object(rarl.shared_prefix.scoring, "pack_groups", packs):
+        with patch.object(rarl.trainer.sharing, "sample_answers", samples):
             try:
                 yield
             finally:

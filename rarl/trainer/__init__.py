@@ -2,8 +2,9 @@
 `tests/rarl/trainer/test_trl_contract.py` fails when one of those methods moves.
 """
 
+from rarl.shared_prefix.config import SharedPrefixConfig
 from rarl.trainer.config import RARLConfig
 from rarl.trainer.rarl import RARLTrainer
-from rarl.trainer.shared_prefix import SharedPrefixTrainer
+from rarl.trainer.sharing import SharedPrefixTrainer
 
-__all__ = ["RARLConfig", "RARLTrainer", "SharedPrefixTrainer"]
+__all__ = ["RARLConfig", "RARLTrainer", "SharedPrefixConfig", "SharedPrefixTrainer"]

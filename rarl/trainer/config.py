@@ -9,11 +9,12 @@ from transformers.trainer_utils import SaveStrategy
 from trl import GRPOConfig
 
 from rarl.mutation import MutationSettings
+from rarl.shared_prefix.config import SharedPrefixConfig
 
 
 @dataclass
-class RARLConfig(GRPOConfig):
-    r"""Arguments of [`RARLTrainer`]: those of TRL's `GRPOConfig` and the ones below.
+class RARLConfig(SharedPrefixConfig):
+    r"""Arguments of [`RARLTrainer`]: those of [`SharedPrefixConfig`] and the ones below.
 
     With `rmo=False`, `suppress_vision_tokens=False`, `exact_zero_advantages=False` and `shared_prefix="off"`, the
     trainer is TRL's, step for step. `rmo_importance="luffy"` is the policy shaping of LUFFY (arXiv:2504.14945).
@@ -62,24 +63,6 @@ class RARLConfig(GRPOConfig):
         default=True,
         metadata={"help": "Give a tied group advantages of exactly 0 instead of amplified rounding."},
     )
-    shared_prefix: str = field(
-        default="auto",
-        metadata={
-            "help": "Encode each prompt once for all answers to it: 'on' (an error if the model cannot), 'off', or "
-            "'auto' (on where it can)."
-        },
-    )
-    shared_prefix_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Most tokens, padding included, of a call of the model with shared prompts."},
-    )
-    shared_prefix_attention: str = field(
-        default="sdpa",
-        metadata={
-            "help": "Attention of the language model over shared prompts: 'sdpa' (the model's own, under a dense mask) "
-            "or 'flex' (FlexAttention, which skips hidden blocks; to train on CUDA only)."
-        },
-    )
     suppress_vision_tokens: bool = field(
         default=True,
         metadata={"help": "Never sample vision tokens: one image pad in an answer ends the run."},
@@ -91,13 +74,9 @@ class RARLConfig(GRPOConfig):
         for name, value, known in (
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
-            ("shared_prefix", self.shared_prefix, ("auto", "on", "off")),
-            ("shared_prefix_attention", self.shared_prefix_attention, ("sdpa", "flex")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if self.shared_prefix_attention == "flex" and self.shared_prefix == "off":
-            raise ValueError("shared_prefix_attention='flex' needs shared prompts, but shared_prefix is 'off'.")
         if self.rmo_importance == "luffy" and self.loss_type not in NORMALIZED_LOSSES:
             raise ValueError(
                 f"rmo_importance='luffy' works with loss_type {', '.join(NORMALIZED_LOSSES)}, got {self.loss_type!r}."

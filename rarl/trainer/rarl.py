@@ -23,7 +23,7 @@ from rarl.task import get_task
 from rarl.trainer.config import RARLConfig, generation_window, mutation_settings, with_defaults
 from rarl.trainer.mixed import check_mixed
 from rarl.trainer.saving import SaveBetweenWindows
-from rarl.trainer.shared_prefix import SharedPrefixTrainer
+from rarl.trainer.sharing import SharedPrefixTrainer
 from rarl.vision_tokens import vision_token_ids
 
 logger = get_logger(__name__)

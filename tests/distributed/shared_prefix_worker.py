@@ -17,7 +17,7 @@ from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOTrainer
 
-import rarl.shared_prefix
+import rarl.shared_prefix.scoring
 from rarl.lora import language_lora_targets
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 from tests.distributed.worker import make_rows
@@ -56,14 +56,14 @@ def train(
 ) -> tuple[dict[str, Any], Any]:
     """Report of one run, and parameters before and after it."""
     planned: list[int] = []
-    plan = rarl.shared_prefix.plan_calls
+    plan = rarl.shared_prefix.scoring.plan_calls
 
     def recorded(*args: Any) -> Any:
         calls = plan(*args)
         planned.append(len(calls))
         return calls
 
-    rarl.shared_prefix.plan_calls = recorded
+    rarl.shared_prefix.scoring.plan_calls = recorded
     args = RARLConfig(output_dir=output, **config)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     lora_config = LoraConfig(r=4, target_modules=language_lora_targets(model), init_lora_weights=False)
@@ -84,7 +84,7 @@ def train(
         lambda module, args, kwargs: calls.append(list(kwargs["input_ids"].shape)), with_kwargs=True
     )
     trainer.train()
-    rarl.shared_prefix.plan_calls = plan
+    rarl.shared_prefix.scoring.plan_calls = plan
     after = whole_parameters(trainer.model)
     engine: Any = trainer.model_wrapped
     report = {

@@ -16,9 +16,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
-from rarl.flex import NAME, block_mask, packed_attention, take_block_masks, unsupported_flex, visible
 from rarl.prompt import build_prompt
 from rarl.shared_prefix import answer_log_probs, innermost, split_images
+from rarl.shared_prefix.flex import NAME, block_mask, packed_attention, take_block_masks, unsupported_flex, visible
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 
 GROUP, LENGTH = 4, 10

@@ -29,10 +29,10 @@ from trl.trainer.utils import unsplit_pixel_values_by_grid
 
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
-from rarl.image_memo import ImageMemo, images_processed_once
 from rarl.lora import language_lora_targets
 from rarl.prompt import build_prompt
-from rarl.rollout import unsupported_settings
+from rarl.shared_prefix.image_memo import ImageMemo, images_processed_once
+from rarl.shared_prefix.rollout import unsupported_settings
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
 GROUP = 4

@@ -14,23 +14,21 @@ from trl.trainer.utils import pad, split_tensor_dict
 
 from gor_head.vlm import CodeMask, ValueTokenLogits, ValueTokens
 from gor_head.vlm.repairs import mend_token_rows
-from rarl.flex import unsupported_flex
-from rarl.image_memo import images_processed_once
-from rarl.rollout import sample_answers, unsupported_settings
-from rarl.shared_prefix import (
+from rarl.shared_prefix.calls import attention_cost
+from rarl.shared_prefix.flex import unsupported_flex
+from rarl.shared_prefix.groups import (
     IMAGE_FIELDS,
-    answer_log_probs,
-    attention_cost,
-    innermost,
     join_images,
     same_prompts,
     share_images,
     shuffled_groups,
     split_images,
     take_rows,
-    unsupported,
-    unsupported_model,
 )
+from rarl.shared_prefix.image_memo import images_processed_once
+from rarl.shared_prefix.rollout import sample_answers, unsupported_settings
+from rarl.shared_prefix.scoring import answer_log_probs
+from rarl.shared_prefix.support import innermost, unsupported, unsupported_model
 
 logger = get_logger(__name__)
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.generation import GenerationMode
 
-from rarl.shared_prefix import innermost
+from rarl.shared_prefix.support import innermost
 
 ENDED_SHARE = 0.25
 """Share of a batch that has to end before its answers leave it: each time costs a copy of the cache that remains."""
