@@ -17,7 +17,6 @@ from gor_head.output import check_output_folder
 from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
-from rarl.preferences import build_preferences
 from rarl.recipe import (
     check_lengths,
     finish,
@@ -29,6 +28,7 @@ from rarl.recipe import (
     setting_up,
     train,
 )
+from rarl.recipe.preferences import build_preferences
 
 
 @dataclass

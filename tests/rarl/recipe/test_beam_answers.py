@@ -6,8 +6,8 @@ import torch
 from rarl import tiny
 from rarl.datasets.builtin import BuiltinSource
 from rarl.inputs import batch_inputs
-from rarl.preferences import beam_answers
 from rarl.prompt import build_prompt
+from rarl.recipe.preferences import beam_answers
 from rarl.task import get_task
 
 

@@ -30,11 +30,11 @@ from rarl.recipe import (
     longest_reference,
     parse,
     prepare_data,
-    resume_from,
     setting_up,
     stage1_adapter,
     train,
 )
+from rarl.recipe.arguments import resume_from
 from rarl.rewards import REWARDS, graded_length_reward, weights
 from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
 from rarl.trainer import RARLConfig

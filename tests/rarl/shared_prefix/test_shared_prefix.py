@@ -25,10 +25,10 @@ from rarl.shared_prefix import (
     shuffled_groups,
     split_calls,
     split_images,
-    sum_of,
-    take_rows,
     unsupported,
 )
+from rarl.shared_prefix.groups import take_rows
+from rarl.shared_prefix.scoring import sum_of
 
 PAD = 7
 Answers = tuple[list[Group], torch.Tensor, torch.Tensor]

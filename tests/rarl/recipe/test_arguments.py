@@ -18,8 +18,11 @@ import yaml
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig
 
-from rarl import options, tiny
+from rarl import tiny
 from rarl.recipe import Data, RecipeArguments, load_policy, load_processor, parse, prepare_data
+from rarl.recipe.effects import LORA, WITHOUT_EFFECT
+from rarl.recipe.reading import init_names, read_config
+from rarl.recipe.values import BOUNDS, LOSSES, POSITIVE, STEPS
 from rarl.task import TASKS, get_task
 from rarl.trainer import RARLConfig
 from tests.paths import ROOT
@@ -144,7 +147,7 @@ def test_every_field_of_the_trainer_is_passed_on_or_refused(recipe: str, given: 
     """TRL's and transformers' own arrive as they were given; what would do nothing is refused by its name."""
     wrong = []
     hints = get_type_hints(TYPES[recipe])
-    tried = options.init_names(SFTConfig) if issubclass(TYPES[recipe], SFTConfig) else set()
+    tried = init_names(SFTConfig) if issubclass(TYPES[recipe], SFTConfig) else set()
     learns_from_rewards = issubclass(TYPES[recipe], GRPOConfig)
     for field in dataclasses.fields(TYPES[recipe]):
         if not field.init or field.name in NOT_HERE or (TYPES[recipe] is not SFTConfig and field.name in tried):
@@ -154,7 +157,7 @@ def test_every_field_of_the_trainer_is_passed_on_or_refused(recipe: str, given: 
             flags = ["grpo"] if learns_from_rewards else ["dft"]
             if issubclass(TYPES[recipe], DPOConfig):
                 flags = ["hinge", "--loss_weights", "1"]
-        refused = field.name in options.WITHOUT_EFFECT or field.name == "max_length"
+        refused = field.name in WITHOUT_EFFECT or field.name == "max_length"
         refused |= field.name == "pad_to_multiple_of" and not learns_from_rewards
         try:
             training_args, _, _ = given(recipe, f"--{field.name}", *flags)
@@ -184,7 +187,7 @@ def assigned(tree: ast.AST, owner: str) -> set[str]:
 def test_nothing_is_overwritten() -> None:
     """No recipe changes what it was told, but for what is refused before or comes out of what was told."""
     trees = [ast.parse((RECIPES / f"{name}.py").read_text()) for name in TYPES]
-    trees.append(ast.parse((RECIPES.parent / "rarl/recipe.py").read_text()))
+    trees += [ast.parse(path.read_text()) for path in (ROOT / "rarl/recipe").glob("*.py")]
     found = [set().union(*(assigned(tree, owner) for tree in trees)) for owner in ("training_args", "arguments")]
     assert found[0] == {"max_length", "reward_weights", "push_to_hub", "resume_from_checkpoint"}
     assert found[1] == {"adapter", "given", "gor_vocabulary"}
@@ -202,10 +205,10 @@ def test_every_field_of_the_model_acts_or_is_refused(recipe: str, given: Callabl
         try:
             _, _, model_args = given(recipe, *adapter, f"--{field.name}", *flags)
         except ValueError as error:
-            if field.name not in options.WITHOUT_EFFECT or not str(error).startswith(f"{field.name}: "):
+            if field.name not in WITHOUT_EFFECT or not str(error).startswith(f"{field.name}: "):
                 wrong.append(f"{field.name}: refused with {error}")
             continue
-        acts = {"model_name_or_path", "dtype", "attn_implementation", "use_peft", *options.LORA}
+        acts = {"model_name_or_path", "dtype", "attn_implementation", "use_peft", *LORA}
         if field.name not in acts or not says(getattr(model_args, field.name), flags[0]):
             wrong.append(f"{field.name}: {getattr(model_args, field.name)!r} for {flags}")
     assert not wrong, "\n".join(wrong)
@@ -290,7 +293,7 @@ def test_sources_take_their_own_arguments(given: Callable[..., Any]) -> None:
 
 def test_evaluation_takes_its_arguments() -> None:
     """They go into `evaluate` as they are; a recipe that samples no answers refuses the length of one."""
-    source = (RECIPES.parent / "rarl/recipe.py").read_text()
+    source = (ROOT / "rarl/recipe/finish.py").read_text()
     assert re.search(r"evaluate\([^)]*arguments\.eval_batch_size,\s+arguments\.eval_max_new_tokens", source)
 
 
@@ -379,19 +382,19 @@ LISTS = [
     for recipe in TYPES
     for each in (TYPES[recipe], RecipeArguments, ModelConfig)
     for name, hint in get_type_hints(each).items()
-    if str(hint).removeprefix("typing.Optional[").startswith("list[") and name in options.init_names(each)
+    if str(hint).removeprefix("typing.Optional[").startswith("list[") and name in init_names(each)
 ]
 
 
 @pytest.mark.parametrize(("recipe", "name"), LISTS)
 def test_one_value_in_yaml_is_a_list_of_it(recipe: str, name: str) -> None:
     types = (TYPES[recipe], RecipeArguments, ModelConfig)
-    [hint] = {str(get_type_hints(each)[name]) for each in types if name in options.init_names(each)}
+    [hint] = {str(get_type_hints(each)[name]) for each in types if name in init_names(each)}
     text, expected = ("2", 2) if "int" in hint or "float" in hint else ("two", "two")
     Path("own.yaml").write_text(f"{name}: {text}\n")
-    assert options.read_config("own.yaml", types) == {name: [expected]}
+    assert read_config("own.yaml", types) == {name: [expected]}
     Path("own.yaml").write_text(f"{name}: [{text}, {text}]\n")
-    assert options.read_config("own.yaml", types) == {name: [expected, expected]}
+    assert read_config("own.yaml", types) == {name: [expected, expected]}
 
 
 def test_yaml_is_read_as_flags_are(given: Callable[..., Any]) -> None:
@@ -439,22 +442,20 @@ def test_shipped_configurations_are_accepted(given: Callable[..., Any]) -> None:
         assert training_args.output_dir == written["output_dir"] and arguments.task == written["task"]
 
 
-@pytest.mark.parametrize("name", [name for name in options.BOUNDS if name not in ("reward_weights",)])
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in ("reward_weights",)])
 def test_numbers_that_cannot_be_meant_are_refused(name: str, given: Callable[..., Any]) -> None:
     [recipe, *_] = [
         recipe
         for recipe in TYPES
-        if any(name in options.init_names(each) for each in (TYPES[recipe], RecipeArguments, ModelConfig))
+        if any(name in init_names(each) for each in (TYPES[recipe], RecipeArguments, ModelConfig))
     ]
     hint = next(
-        get_type_hints(each)[name]
-        for each in (TYPES[recipe], RecipeArguments, ModelConfig)
-        if name in options.init_names(each)
+        get_type_hints(each)[name] for each in (TYPES[recipe], RecipeArguments, ModelConfig) if name in init_names(each)
     )
     whole = "int" in str(hint)
-    bad = ["-2"] if options.BOUNDS[name][0] != "a number" else []
+    bad = ["-2"] if BOUNDS[name][0] != "a number" else []
     bad += [] if whole else ["nan"]
-    bad += ["0"] if options.BOUNDS[name] in (options.POSITIVE, options.STEPS) else []
+    bad += ["0"] if BOUNDS[name] in (POSITIVE, STEPS) else []
     assert bad
     for value in bad:
         with pytest.raises(ValueError, match=f"^{name}: wanted "):
@@ -527,7 +528,7 @@ def test_losses_are_those_of_trl() -> None:
         compared = set(re.findall(r'\bloss_type == "(\w+)"', source))
         for words in re.findall(r"\bloss_type (?:not )?in [\[(]([^\])]*)[\])]", source):
             compared |= set(re.findall(r'"(\w+)"', words))
-        assert compared == set(options.LOSSES[config])
+        assert compared == set(LOSSES[config])
 
 
 @pytest.mark.parametrize(

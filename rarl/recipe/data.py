@@ -1,0 +1,115 @@
+"""The data of a training run: every error in them is raised here, before a model is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import (
+    AutoConfig,
+)
+
+from gor_head import CoDiVocabulary
+from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
+from rarl.evaluation.heldout import check_test_context, heldout_prompts
+from rarl.models import check_adapter
+from rarl.prompt import build_completion
+from rarl.recipe.arguments import RecipeArguments
+from rarl.recipe.effects import check_lora_arguments
+from rarl.task import OrdinalTask, register_task
+
+
+@dataclass
+class Data:
+    """The images of a run, its training rows and its test rows.
+
+    Attributes:
+        source: All images.
+        train: Training rows; with `completion`, the perfect answer, for supervised training.
+        test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
+        median: Median value of the training split: the constant prediction to beat.
+        labels: Values of the training split, all that training may know of the values.
+    """
+
+    source: ImageSource
+    train: Any
+    test: dict[int, Any]
+    median: float
+    labels: list[float]
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the training labels, 1 if they are all equal: the unit that errors are counted in."""
+        return float(np.std(self.labels)) or 1.0
+
+
+def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
+    """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
+    a = arguments
+    if a.adapter is not None:
+        check_adapter(a.adapter)
+        check_lora_arguments(a.given, a.adapter)
+    size = a.size if a.source == "builtin" else None
+    source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
+    numbers = a.eval_num_images if a.eval_prompts else []
+    test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
+    indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
+    labels = [source.values[i] for i in indices]
+    if a.gor_vocabulary is not None:
+        task = value_token_task(a, source.task, labels)
+        source = source.with_task(register_task(task))
+    train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
+    return Data(source, train, test, median, labels)
+
+
+def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequence[float]) -> OrdinalTask:
+    """The task with the vocabulary of `gor_vocabulary`, which is that of the adapter if there is one.
+
+    Args:
+        arguments: Their `gor_vocabulary` and `adapter`.
+        task: The task.
+        labels: Training labels; `"fit"` chooses the tokens from these.
+
+    Raises:
+        FileNotFoundError: If the folder holds no vocabulary.
+        ValueError: If the adapter writes digits or has another vocabulary, or the vocabulary does not fit the task.
+    """
+    if arguments.gor_vocabulary == "fit" and task.vocabulary is not None:
+        return task  # the adapter's
+    if arguments.gor_vocabulary == "fit":
+        # The end of the range too: a test image may have it.
+        chosen = CoDiVocabulary.fit([*labels, task.maximum], exact=True, resolution=1.0 if task.integer else None)
+    else:
+        chosen = CoDiVocabulary.from_pretrained(str(arguments.gor_vocabulary))
+    wanted = task.with_vocabulary(chosen)
+    if arguments.adapter is not None and wanted != task:
+        seen = "digits" if task.vocabulary is None else "value tokens of another vocabulary"
+        raise ValueError(
+            f"gor_vocabulary: the adapter {arguments.adapter} writes {seen}; start without an adapter, or leave "
+            "gor_vocabulary out."
+        )
+    return wanted
+
+
+def check_lengths(data: Data, path: str, processor: Any, max_completion_length: int, eval_max_new_tokens: int) -> None:
+    """Refuse prompts that do not fit the context of the model at `path` beside the longest completion.
+
+    Args:
+        data: Its training rows are checked, and its test rows: they may have more images.
+        path: The base model.
+        processor: Its processor.
+        max_completion_length: Tokens of a completion in training.
+        eval_max_new_tokens: Tokens of a test answer.
+
+    Raises:
+        ValueError: Names the row, its files, its tokens and the limit.
+    """
+    context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
+    check_context(data.train, processor, context, max_completion_length)
+    check_test_context(data.test, processor, context, eval_max_new_tokens)
+
+
+def longest_reference(data: Data, processor: Any) -> int:
+    """Tokens of the longest perfect answer in the training rows, end token included."""
+    texts = {build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]}
+    return 1 + max(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
