@@ -61,7 +61,16 @@ def evaluate(
     judged = task if task is not None else trained
     if source == "utkface" and task is None and trained is not None and trained.name != "age":
         raise ValueError(f"utkface has ages, but {adapter or model} was trained on {trained.name!r}: give --task.")
-    images = load_source(source, judged, folder, csv, size, split_seed, min_pixels, max_pixels)
+    images = load_source(
+        source,
+        judged,
+        folder=folder,
+        csv=csv,
+        size=size,
+        seed=split_seed,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
     datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, split_seed)
     loaded, processor = load_model(model, adapter)
     context = loaded.config.get_text_config().max_position_embeddings

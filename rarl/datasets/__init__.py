@@ -1,5 +1,7 @@
 """Data: sources of images with values, splits by content, groups of images, and rows that trainers read."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rarl.datasets.builtin import BuiltinSource
@@ -18,6 +20,7 @@ __all__ = [
     "FolderSource",
     "ImageError",
     "ImageSource",
+    "SourceEntry",
     "UTKFaceSource",
     "check_context",
     "check_groups",
@@ -30,12 +33,36 @@ __all__ = [
     "without_copies",
 ]
 
-SOURCES = ("builtin", "utkface", "folder")
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """An entry of [`SOURCES`].
+
+    Args:
+        source: The class, called with `task`, `min_pixels`, `max_pixels` and the arguments below, by name.
+        needs: Arguments of [`load_source`] that must be given.
+        takes: Arguments of [`load_source`] that may be given.
+        task: Name of its task where none is given.
+    """
+
+    source: Callable[..., ImageSource]
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    task: str | None = None
+
+
+SOURCES: dict[str, SourceEntry] = {
+    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed"), task="count"),
+    "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
+    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task")),
+}
+"""All data sources by name: the one place in which a new one is entered."""
 
 
 def load_source(
     name: str,
     task: str | OrdinalTask | None = None,
+    *,
     folder: str | Path | None = None,
     csv: str | Path | None = None,
     size: int | None = None,
@@ -46,7 +73,7 @@ def load_source(
     """A data source by name, as recipes and commands give it.
 
     Args:
-        name: `"builtin"`, `"utkface"` or `"folder"`.
+        name: One of [`SOURCES`].
         task: Task of the values; defaults to count for `builtin` and age for `utkface`, required for `folder`.
         folder: Folder of images, required for all but `builtin`.
         csv: CSV with the header `file,value`, required for `folder`.
@@ -69,18 +96,13 @@ def load_source(
     """
     if name not in SOURCES:
         raise ValueError(f"Unknown data source {name!r}; known sources: {', '.join(SOURCES)}.")
-    given = {"task": task, "folder": folder, "csv": csv, "size": size}
-    wanted = {"builtin": set(), "utkface": {"folder"}, "folder": {"folder", "csv", "task"}}[name]
-    for argument in sorted(wanted):
+    entry = SOURCES[name]
+    given = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
+    for argument in sorted(entry.needs):
         if given[argument] is None:
             raise ValueError(f"Data source {name!r} needs {argument}, got None.")
-    for argument in sorted({"folder", "csv", "size"} - wanted - ({"size"} if name == "builtin" else set())):
-        if given[argument] is not None:
+    for argument in ("csv", "folder", "size"):
+        if given[argument] is not None and argument not in (*entry.needs, *entry.takes):
             raise ValueError(f"Data source {name!r} does not use {argument}, got {str(given[argument])!r}.")
-    if name == "builtin":
-        return BuiltinSource(task or "count", 1000 if size is None else size, seed, min_pixels, max_pixels)
-    if name == "utkface":
-        assert folder is not None
-        return UTKFaceSource(folder, task or "age", min_pixels, max_pixels)
-    assert folder is not None and csv is not None and task is not None
-    return FolderSource(folder, csv, task, min_pixels, max_pixels)
+    used = {argument: given[argument] for argument in (*entry.needs, *entry.takes) if given[argument] is not None}
+    return entry.source(**{"task": task or entry.task, **used}, min_pixels=min_pixels, max_pixels=max_pixels)

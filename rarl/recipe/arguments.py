@@ -18,12 +18,13 @@ from trl import ModelConfig
 
 from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm.hub import ADAPTER_FILES
+from rarl.datasets import SOURCES
 from rarl.models import trained_task
 from rarl.recipe.effects import LORA, check_effects
 from rarl.recipe.reading import PlainParser, init_names, read_config
 from rarl.recipe.settings import check_settings
 from rarl.recipe.values import check_json, check_numbers, check_words
-from rarl.rewards import get_reward
+from rarl.rewards import REGISTRY, get_reward
 from rarl.task import TASKS, OrdinalTask, get_task, register_task
 
 
@@ -31,7 +32,7 @@ from rarl.task import TASKS, OrdinalTask, get_task, register_task
 class RecipeArguments:
     """Data, task, starting point and evaluation of a training run."""
 
-    source: str = field(default="builtin", metadata={"help": "Data source: builtin, utkface or folder."})
+    source: str = field(default="builtin", metadata={"help": f"Data source: {', '.join(SOURCES)}."})
     folder: str | None = field(default=None, metadata={"help": "Folder of images (utkface, folder)."})
     csv: str | None = field(default=None, metadata={"help": "CSV with the header file,value (folder)."})
     size: int = field(default=2000, metadata={"help": "Number of images of the builtin source."})
@@ -64,7 +65,7 @@ class RecipeArguments:
     adapter: str | None = field(default=None, metadata={"help": "LoRA adapter to start from."})
     rewards: list[str] | None = field(
         default=None,
-        metadata={"help": "Rewards by name: regression, length (or graded_length), consistency, accuracy, format."},
+        metadata={"help": f"Rewards by name: {', '.join(REGISTRY)}."},
     )
     weight_regression: float = field(default=1.0, metadata={"help": "α, weight of the regression reward."})
     weight_ranking: float = field(default=1.0, metadata={"help": "β, weight of each ranking reward."})
@@ -105,8 +106,7 @@ class RecipeArguments:
         """
         names = self.rewards or list(default)
         functions = [get_reward(name) for name in names]
-        own = {"regression": "weight_regression", "format": "weight_format"}
-        arguments = [own.get(name, "weight_ranking") for name in names]
+        arguments = [f"weight_{REGISTRY[name].term}" for name in names]
         for argument in ("weight_regression", "weight_ranking", "weight_format"):
             if argument not in self.given:
                 continue

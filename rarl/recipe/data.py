@@ -50,7 +50,16 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         check_adapter(a.adapter)
         check_lora_arguments(a.given, a.adapter)
     size = a.size if a.source == "builtin" else None
-    source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
+    source = load_source(
+        a.source,
+        a.build_task(),
+        folder=a.folder,
+        csv=a.csv,
+        size=size,
+        seed=a.split_seed,
+        min_pixels=a.min_pixels,
+        max_pixels=a.max_pixels,
+    )
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])

@@ -9,6 +9,8 @@ GRPOTrainer(..., reward_funcs=list(REWARDS.values()), args=GRPOConfig(..., rewar
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from rarl.rewards.accuracy import accuracy_reward
 from rarl.rewards.consistency import consistency_reward
@@ -18,7 +20,9 @@ from rarl.rewards.regression import regression_reward
 from rarl.rewards.scoring import Rewards
 
 __all__ = [
+    "REGISTRY",
     "REWARDS",
+    "Reward",
     "accuracy_reward",
     "consistency_reward",
     "format_reward",
@@ -29,32 +33,58 @@ __all__ = [
     "weights",
 ]
 
-REWARDS: dict[str, Callable[..., Rewards]] = {
-    "regression": regression_reward,
-    "length": length_reward,
-    "consistency": consistency_reward,
-    "accuracy": accuracy_reward,
-    "format": format_reward,
+Term = Literal["regression", "ranking", "format"]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """An entry of the [`REGISTRY`].
+
+    Args:
+        function: The reward function.
+        term: Which weight weighs it: α of `"regression"`, β of `"ranking"` or γ of `"format"` (RARL, equations 7 and
+            8); on the command line of a recipe `weight_regression`, `weight_ranking` or `weight_format`.
+        in_total: Whether it is one of the terms of the paper's total. Others stand in for one of these.
+    """
+
+    function: Callable[..., Rewards]
+    term: Term
+    in_total: bool = True
+
+
+REGISTRY: dict[str, Reward] = {
+    "regression": Reward(regression_reward, "regression"),
+    "length": Reward(length_reward, "ranking"),
+    "consistency": Reward(consistency_reward, "ranking"),
+    "accuracy": Reward(accuracy_reward, "ranking"),
+    "format": Reward(format_reward, "format"),
+    "graded_length": Reward(graded_length_reward, "ranking", in_total=False),
 }
+"""All rewards by name: the one place in which a new one is entered."""
+
+REWARDS: dict[str, Callable[..., Rewards]] = {
+    name: reward.function for name, reward in REGISTRY.items() if reward.in_total
+}
+"""The reward functions of the paper's total, by name."""
 
 
 def weights(regression: float = 1.0, ranking: float = 1.0, format: float = 0.5) -> list[float]:
-    """Weights of the five rewards in the order of [`REWARDS`], for TRL's `reward_weights` (RARL, equations 7 and 8).
+    """Weights of the rewards in the order of [`REWARDS`], for TRL's `reward_weights` (RARL, equations 7 and 8).
 
     `ranking` is the weight of length, consistency and accuracy each. The total is then at most
     `regression + 3 * ranking + format`, and `regression + format` for one image.
     """
-    return [regression, ranking, ranking, ranking, format]
+    weight_of: dict[Term, float] = {"regression": regression, "ranking": ranking, "format": format}
+    return [weight_of[REGISTRY[name].term] for name in REWARDS]
 
 
 def get_reward(name: str) -> Callable[..., Rewards]:
-    """The reward function of a name: one of [`REWARDS`], or `"graded_length"`.
+    """The reward function of a name in the [`REGISTRY`].
 
     Raises:
         ValueError: If there is no reward of that name.
     """
-    known = {**REWARDS, "graded_length": graded_length_reward}
     try:
-        return known[name]
+        return REGISTRY[name].function
     except KeyError:
-        raise ValueError(f"Unknown reward {name!r}; known rewards: {', '.join(known)}.") from None
+        raise ValueError(f"Unknown reward {name!r}; known rewards: {', '.join(REGISTRY)}.") from None

@@ -19,7 +19,16 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from qwen_vl_utils import smart_resize
 
-from rarl.datasets import BuiltinSource, FolderSource, ImageError, UTKFaceSource, load_source, verify
+from rarl.datasets import (
+    SOURCES,
+    BuiltinSource,
+    FolderSource,
+    ImageError,
+    SourceEntry,
+    UTKFaceSource,
+    load_source,
+    verify,
+)
 from rarl.datasets.images import TURNS, bound, bounded_size, decode, pixel_bounds, read_bytes
 from rarl.task import OrdinalTask, get_task
 from tests.paths import DATA
@@ -650,6 +659,23 @@ def test_load_source_by_name(tmp_path: Path) -> None:
 def test_load_source_errors(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_source(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(BuiltinSource):
+        """Half as many images as asked for."""
+
+        def __init__(self, task: Any, size: int = 4, **settings: Any) -> None:
+            super().__init__(task, size // 2, **settings)
+
+    monkeypatch.setitem(SOURCES, "twice", SourceEntry(Twice, needs=("size",), task="brightness"))
+    source = load_source("twice", size=10, max_pixels=28 * 28)
+    assert (len(source), source.task.name, source.load(0).size) == (5, "brightness", (28, 28))
+    for arguments, message in (({}, "'twice' needs size"), ({"size": 2, "csv": "x"}, "does not use csv, got 'x'")):
+        with pytest.raises(ValueError, match=message):
+            load_source("twice", **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="known sources: builtin, utkface, folder, twice"):
+        load_source("thrice")
 
 
 def test_same_images_for_another_task() -> None:

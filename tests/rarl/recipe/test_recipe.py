@@ -35,7 +35,7 @@ from rarl.recipe import (
     train,
 )
 from rarl.recipe.arguments import resume_from
-from rarl.rewards import REWARDS, graded_length_reward, weights
+from rarl.rewards import REGISTRY, REWARDS, Reward, graded_length_reward, weights
 from rarl.task import TASKS, OrdinalTask, get_task, read_task, save_task
 from rarl.trainer import RARLConfig
 from tests.families import build_processor
@@ -83,6 +83,18 @@ def test_rewards_given_by_name_go_first() -> None:
     )
     with pytest.raises(ValueError, match="'beauty'.*regression, length"):
         RecipeArguments(rewards=["beauty"]).reward_functions([])
+
+
+def test_a_reward_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shortness_reward(completions: list[str], **kwargs: Any) -> list[float]:
+        return [1 / (1 + len(completion)) for completion in completions]
+
+    monkeypatch.setitem(REGISTRY, "shortness", Reward(shortness_reward, "format", in_total=False))
+    arguments = RecipeArguments(rewards=["regression", "shortness"], weight_format=0.25)
+    assert arguments.reward_functions([]) == ([REWARDS["regression"], shortness_reward], [1.0, 0.25])
+    assert weights() == [1.0, 1.0, 1.0, 1.0, 0.5]
+    with pytest.raises(ValueError, match="Unknown reward 'short'; known rewards: regression, .*, shortness"):
+        RecipeArguments(rewards=["short"]).reward_functions([])
 
 
 def test_reward_weights_go_with_the_rewards() -> None:
@@ -334,7 +346,7 @@ def test_labels_of_other_splits_do_not_reach_training() -> None:
         Path("values.csv").write_text("\n".join(lines))
 
     write(drawn.values)
-    splits = split_by_content(load_source("folder", "count", "images", "values.csv"), seed=0)
+    splits = split_by_content(load_source("folder", "count", folder="images", csv="values.csv"), seed=0)
     others = drawn.values.copy()
     for name in ("validation", "test"):
         others[splits[name]] = 10
