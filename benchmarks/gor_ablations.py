@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from gor_head import GoRRegressor
 from gor_head.cli.compare import clean_stdout
 from gor_head.compare import Cell, Comparison, run, summarize
-from gor_head.methods import Method
+from gor_head.compare.methods import Method
 from gor_head.output import replace_unprintable
 from gor_head.tables import Table, read_table
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
-from gor_head.methods import METHODS
+from gor_head.compare.methods import METHODS
 from gor_head.metrics import cumulative_score, mae, srcc
 from gor_head.output import replace_unprintable
 from gor_head.rows import hint, listed, read_rows

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import midsize
 from gor_head import CoDiVocabulary
+from gor_head.intervals import legal_ids
 from gor_head.output import replace_unprintable
 from gor_head.vlm import ValueTokenLogits, ValueTokens, add_tokens, attach
 from rarl import tiny
@@ -126,9 +127,11 @@ def mask_share(batch: int, length: int, repeats: int) -> dict[str, Any]:
 
 
 def legal_equals_vocabulary(processor: ValueTokenLogits, tokens: ValueTokens, ids: Any, scores: Any) -> bool:
-    """Exactness: what the mask leaves inside a code is what `CoDiVocabulary.mask` says."""
+    """Exactness: what the mask leaves inside a code is what `gor_head.intervals.legal_ids` says."""
     first = tokens.vocabulary.values.tolist().index(float(tokens.vocabulary.values[-1]))
-    wanted = {tokens.close_id if token == 2 else tokens.ids[token - 3] for token in tokens.vocabulary.mask([first])}
+    wanted = {
+        tokens.close_id if token == 2 else tokens.ids[token - 3] for token in legal_ids(tokens.vocabulary, [first])
+    }
     left = processor(ids[:1], scores[:1])[0].isfinite().nonzero().flatten().tolist()
     return set(left) == wanted
 

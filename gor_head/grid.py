@@ -4,13 +4,14 @@ Sums of token values must be exact, or a greedy code runs away from its label. L
 (int64) from the first step on: one unit is 1 year for ages, 0.01 for prices in cents.
 """
 
+import hashlib
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gor_head.numbers import write_number
@@ -20,6 +21,12 @@ MAX_UNITS = 2**53
 
 FALLBACK_STEPS = 10_000
 """Units per range of labels that no power of ten holds exactly."""
+
+
+def is_tensor(values: Any) -> bool:
+    """Whether these are a tensor of PyTorch, which is not imported for it: without it nothing is one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
 
 
 def as_labels(labels: Any, what: str = "labels") -> NDArray[Any]:
@@ -33,9 +40,9 @@ def as_labels(labels: Any, what: str = "labels") -> NDArray[Any]:
         ValueError: If they are not numbers, not one-dimensional, empty, or hold NaN or infinity; the message names how
             many.
     """
-    if isinstance(labels, torch.Tensor):
+    if is_tensor(labels):
         labels = labels.detach().cpu()
-        labels = (labels.float() if labels.dtype == torch.bfloat16 else labels).numpy()
+        labels = (labels.float() if str(labels.dtype) == "torch.bfloat16" else labels).numpy()
     try:
         array = np.asarray(labels)
     except ValueError:
@@ -154,6 +161,16 @@ def choose_resolution(values: NDArray[np.float64], dtype: np.dtype[Any]) -> floa
     warnings.warn(
         f"No power of ten holds all labels exactly: they are rounded to 1e-4 of their range, {resolution}. "
         "Give `resolution` for another grid.",
-        stacklevel=3,
+        stacklevel=5,
     )
     return resolution
+
+
+def rounding(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """How far labels may be from numbers on the grid because of their type: 0.1 as float32 counts as 0.1."""
+    return 4 * np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.abs(values)
+
+
+def hash_labels(units: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
+    """SHA-256 of labels: distinct units, ascending, and how often each occurs."""
+    return hashlib.sha256(units.astype("<i8").tobytes() + counts.astype("<i8").tobytes()).hexdigest()

@@ -14,9 +14,11 @@ Everything is int64 in grid units, for a batch, on the device of the tables; not
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gor_head.grid import MAX_UNITS
 from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, UNBOUNDED, CoDiVocabulary
 
 
@@ -93,20 +95,15 @@ class Intervals:
         SOS never; EOS unless finished; PAD after EOS only, and then it alone. A prefix that was itself illegal is
         judged by its own interval all the same; see `legal` of the state.
         """
-        width = state.width[:, None]
-        residual = torch.minimum(width, self.above) - 1
-        # The same float64 product and floor as in the encoder, so that both stop at the same label.
-        slack = torch.floor((state.low[:, None] + residual).double() * self.tolerance).long()
-        allowed = (self.tokens < width) & (residual > slack) & (state.length < self.max_length)[:, None]
         ids = torch.arange(len(self.tokens), device=self.tokens.device)
-        allowed = torch.where(ids < FIRST_VALUE, ids == EOS, allowed)
-        return torch.where(state.finished[:, None], ids == PAD, allowed)
+        return self._may_follow(Prefixes(*(part[:, None] for part in vars(state).values())), ids)
 
-    def _may(self, state: Prefixes, ids: Tensor, value: Tensor) -> Tensor:
-        """Whether each prefix may be followed by its one token, bool `[n]`: a column of `legal_tokens`."""
+    def _may_follow(self, state: Prefixes, ids: Tensor) -> Tensor:
+        """The rule: whether each prefix may be followed by a token, bool; prefixes and ids of shapes that broadcast."""
         residual = torch.minimum(state.width, self.above[ids]) - 1
+        # The same float64 product and floor as in the encoder, so that both stop at the same label.
         slack = torch.floor((state.low + residual).double() * self.tolerance).long()
-        allowed = (value < state.width) & (residual > slack) & (state.length < self.max_length)
+        allowed = (self.tokens[ids] < state.width) & (residual > slack) & (state.length < self.max_length)
         allowed = torch.where(ids < FIRST_VALUE, ids == EOS, allowed)
         return torch.where(state.finished, ids == PAD, allowed)
 
@@ -120,14 +117,13 @@ class Intervals:
         ids = ids.long()
         value = self.tokens[ids]
         taken = (ids >= FIRST_VALUE) & ~state.finished
-        may = self._may(state, ids, value)
         return Prefixes(
             low=torch.where(taken, state.low + value, state.low),
             # Not below 0 after an illegal token: then no label is left.
             width=torch.where(taken, (torch.minimum(state.width, self.above[ids]) - value).clamp(min=0), state.width),
             length=state.length + taken,
             finished=state.finished | (ids == EOS),
-            legal=state.legal & may,
+            legal=state.legal & self._may_follow(state, ids),
         )
 
     def before_each(self, ids: Tensor) -> Prefixes:
@@ -145,3 +141,38 @@ class Intervals:
         for column in ids.unbind(1):
             state = self.advance(state, column)
         return state
+
+
+def legal_ids(vocabulary: CoDiVocabulary, prefix: list[int]) -> list[int]:
+    """Ids that may follow a begun code (without SOS), ascending: those that some number's code goes on with.
+
+    Raises:
+        ValueError: If no code begins like this.
+    """
+    intervals, state = _begun(vocabulary, prefix)
+    return intervals.legal_tokens(state)[0].nonzero()[:, 0].tolist()
+
+
+def bounds(vocabulary: CoDiVocabulary, prefix: list[int]) -> tuple[float, float]:
+    """Interval [low, high) of the numbers whose code begins like this, in units of the label; high may be infinite.
+
+    Raises:
+        ValueError: If no code begins like this.
+    """
+    _, state = _begun(vocabulary, prefix)
+    low, width = int(state.low[0]), int(state.width[0])
+    grid = vocabulary.grid
+    high = float(grid.values(np.array(low + width))) if width <= MAX_UNITS else float("inf")
+    return float(grid.values(np.array(low))), high
+
+
+def _begun(vocabulary: CoDiVocabulary, prefix: list[int]) -> tuple[Intervals, Prefixes]:
+    if not all(isinstance(token, int | np.integer) for token in prefix):
+        raise ValueError(f"prefix: wanted integers, got {prefix}.")
+    if not all(0 <= token < len(vocabulary) for token in prefix):
+        raise ValueError(f"prefix: wanted ids from 0 to {len(vocabulary) - 1}, got {prefix}.")
+    intervals = Intervals.of(vocabulary)
+    state = intervals.prefixes(torch.tensor([prefix], dtype=torch.int64))
+    if not state.legal[0]:
+        raise ValueError(f"prefix: no code begins with the ids {prefix}.")
+    return intervals, state

@@ -14,17 +14,17 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 
 from gor_head import losses
 from gor_head.decoders import DECODERS, Cache
+from gor_head.decoding.posterior import posterior_mean
 from gor_head.encoders import ENCODERS
+from gor_head.enumeration import MOST_CODES, count_codes
 from gor_head.heads import HEADS, Head
+from gor_head.interface import TARGETS
 from gor_head.intervals import Intervals, Prefixes
+from gor_head.training import STRATEGIES
 from gor_head.vocabulary import SOS, CoDiVocabulary
 
 ILLEGAL = -1e9
 """Logit of a token that may not follow: its probability is 0, its logarithm finite."""
-
-
-TARGETS = ("codes", "rejected", "reference_margin")
-"""Columns of a batch that are no features: true (or chosen) codes, and what preferences need beside them."""
 
 
 @dataclass
@@ -205,8 +205,6 @@ class GoRModel(OrdinalModel):
     config: GoRConfig
 
     def __init__(self, config: GoRConfig, encoder: nn.Module | None = None) -> None:
-        from gor_head.training import STRATEGIES
-
         super().__init__(config, encoder)
         self.vocabulary = CoDiVocabulary.from_dict(config.vocabulary, "config.vocabulary")
         for name, known in (("decoder", DECODERS), ("strategy", STRATEGIES)):
@@ -217,8 +215,6 @@ class GoRModel(OrdinalModel):
                 f"config.huber_of: wanted one of {', '.join(get_args(losses.HuberOf))}, got {config.huber_of!r}."
             )
         if config.huber_of == "exact" and config.huber_weight != 0:
-            from gor_head.decoding.posterior import MOST_CODES, count_codes
-
             if count_codes(Intervals.of(self.vocabulary)) is None:
                 raise ValueError(
                     f"config.huber_of: 'exact' wanted a vocabulary of up to {MOST_CODES} codes, got one of more; "
@@ -299,8 +295,6 @@ class GoRModel(OrdinalModel):
         if config.huber_weight == 0:
             return loss
         if config.huber_of == "exact":
-            from gor_head.decoding.posterior import posterior_mean
-
             prediction = posterior_mean(self, memory)
         else:
             summed = losses.expected_sum if config.huber_of == "expectation" else losses.windowed_sum

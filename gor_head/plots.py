@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gor_head.grid import as_labels
+from gor_head.intervals import bounds
 from gor_head.numbers import write_number
 from gor_head.vocabulary import CoDiVocabulary
 
@@ -98,7 +99,7 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
         sums: list[float] = []
         prefix: list[int] = []
         for step in range(len(tokens) + 1):
-            low, high = vocabulary.bounds(prefix)
+            low, high = bounds(vocabulary, prefix)
             sums.append(low)
             axis.plot(
                 [step, step], [low, min(high, top)], color="tab:blue", alpha=0.35, linewidth=7, solid_capstyle="butt"

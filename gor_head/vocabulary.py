@@ -3,34 +3,21 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from gor_head.construction import (
-    Codes,
-    CodiUpdate,
-    binary_tokens,
-    close,
-    codi,
-    greedy_codes,
-    manual_tokens,
-    prune,
-    quantile_tokens,
-    slack_units,
-    strict_prune,
-    strict_quantile_tokens,
-    token_usage,
-)
-from gor_head.grid import MAX_UNITS, Grid, as_labels, choose_resolution, distinct_values
+from gor_head.construction.codi import CodiUpdate
+from gor_head.construction.fit import fit, fit_strictly
+from gor_head.construction.greedy import Codes, greedy_codes, slack_units
+from gor_head.construction.settings import Initializer, check_settings
+from gor_head.grid import MAX_UNITS, Grid, as_labels, hash_labels, is_tensor, rounding
 from gor_head.numbers import write_number
 
 if TYPE_CHECKING:
-    from gor_head.intervals import Intervals, Prefixes
+    import torch
 
 PAD, SOS, EOS = 0, 1, 2
 """Ids of the control tokens; value tokens follow."""
@@ -43,14 +30,6 @@ FORMAT = 1
 
 UNBOUNDED = 2**62
 """Width of an interval without an upper end, in units: no code may reach it."""
-
-STRICT_REFINEMENT = 10**6
-"""Grid points per unit of the labels under `strict_paper`, whose tokens are interpolated."""
-
-STRICT_LENGTH = 1024
-"""Most tokens of a code while the literal algorithms run: the paper has no limit."""
-
-Initializer = Literal["quantile", "manual", "binary"]
 
 
 class CoDiVocabulary:
@@ -102,12 +81,7 @@ class CoDiVocabulary:
         labels_hash: str | None = None,
     ) -> None:
         units = _token_units(tokens)
-        _check("resolution", resolution, lambda: np.isfinite(resolution) and resolution > 0, "a positive number")
-        _check("tolerance", tolerance, lambda: 0 <= tolerance < 1, "a number from 0 to below 1")
-        _check(
-            "max_length", max_length, lambda: max_length >= 1 and max_length == int(max_length), "a whole number from 1"
-        )
-        _check("offset", offset, lambda: offset == int(offset) and abs(offset) <= MAX_UNITS, "a whole number of units")
+        check_settings(resolution=resolution, tolerance=tolerance, max_length=max_length, offset_units=offset)
         if len(units) and int(max_length) * int(units[-1]) >= UNBOUNDED:
             raise ValueError(
                 f"max_length: wanted less than 2**62 units in a code, got {max_length} tokens of up to {units[-1]}."
@@ -164,104 +138,29 @@ class CoDiVocabulary:
             ValueError: If labels are no finite numbers in one dimension, or negative without `offset`, or a setting is
                 out of range.
         """
-        _check(
-            "initializer",
-            initializer,
-            lambda: initializer in ("quantile", "manual", "binary"),
-            "quantile, manual or binary",
-        )
-        _check("q", q, lambda: 0 < q <= 1, "a number above 0 and up to 1")
-        _check("beta", beta, lambda: 0 <= beta <= 1, "a number from 0 to 1")
-        _check("tolerance", tolerance, lambda: 0 <= tolerance < 1, "a number from 0 to below 1")
-        _check(
-            "max_length", max_length, lambda: max_length >= 1 and max_length == int(max_length), "a whole number from 1"
-        )
-        _check("codi_update", codi_update, lambda: codi_update in ("static", "recompute"), "static or recompute")
-        _check("offset", offset, lambda: offset in (None, "min"), "None or 'min'")
-        if strict_paper:
-            _check("initializer", initializer, lambda: initializer == "quantile", "'quantile' under strict_paper")
+        check_settings(initializer=initializer, q=q, beta=beta, tolerance=tolerance, max_length=max_length)
+        check_settings(codi_update=codi_update, offset=offset)
+        if strict_paper and initializer != "quantile":
+            raise ValueError(f"initializer: wanted 'quantile' under strict_paper, got {initializer!r}.")
         if resolution is not None:
-            _check("resolution", resolution, lambda: np.isfinite(resolution) and resolution > 0, "a positive number")
-        array = as_labels(labels)
-        values, counts = distinct_values(array)
-        negative = int(counts[values < 0].sum())
-        if negative and offset is None:
-            raise ValueError(
-                f"labels: wanted numbers from 0 on, got {negative} negative of {array.size} (smallest "
-                f"{write_number(values[0])}); offset='min' codes the distance from the smallest."
-            )
+            check_settings(resolution=resolution)
         tolerance = 0.0 if exact else tolerance
-        grid = Grid(resolution or choose_resolution(values, array.dtype))
+        settings: dict[str, Any] = {"q": q, "tolerance": tolerance, "beta": beta, "max_length": max_length}
+        settings |= {"resolution": resolution, "from_smallest": offset == "min"}
         if strict_paper:
-            refinement = min(STRICT_REFINEMENT, MAX_UNITS // max(1, int(np.abs(grid.units(values)).max())))
-            grid = Grid(grid.resolution / refinement)
-        units = grid.units(values)
-        start = int(units[0]) if offset == "min" else 0
-        if resolution is not None:
-            room = tolerance * np.maximum(values - grid.values(np.array(start)), 0) + _rounding(values, array.dtype)
-            moved = int(counts[np.abs(grid.values(units) - values) > room].sum())
-            if moved:
-                warnings.warn(
-                    f"resolution {write_number(resolution)} moves {moved} of {array.size} labels by more than the "
-                    f"tolerance {tolerance}; give a finer one.",
-                    stacklevel=2,
-                )
-        units, counts = _merge(units - start, counts)
-        labels_hash = _hash_labels(units, counts)
-        slack = slack_units(units, tolerance)
-
-        statistics: dict[str, Any] = {
-            "initializer": initializer,
-            "q": q,
-            "beta": beta,
-            "exact": exact,
-            "codi_update": codi_update,
-            "strict_paper": strict_paper,
-            "labels": array.size,
-            "distinct_labels": len(units),
-        }
-        length = STRICT_LENGTH if strict_paper else max_length
-        largest = int(units[-1])
-        if largest == 0:
-            initial = np.zeros(0, dtype=np.int64)
-        elif len(units) == 1:
-            initial = units
-        elif strict_paper or initializer == "quantile":
-            if strict_paper:
-                result = strict_quantile_tokens(units, counts, q=q, tolerance=tolerance)
-            else:
-                result = quantile_tokens(units, counts, slack, q=q, tolerance=tolerance, max_length=length)
-            initial = result.tokens
-            statistics |= {"quantile_rounds": result.rounds, "subtract_once_error": result.error}
+            found = fit_strictly(labels, **settings)
         else:
-            initial = (manual_tokens if initializer == "manual" else binary_tokens)(largest)
-        if largest and not strict_paper:
-            initial = close(initial, units, slack, length)
-
-        before = greedy_codes(units, slack, initial, length)
-        if strict_paper:
-            tokens, codes = strict_prune(
-                initial, units, counts, slack, beta=beta, tolerance=tolerance, max_length=length
-            )
-            uncovered = int(counts[codes.residual > slack].sum())
-            if uncovered:
-                warnings.warn(
-                    f"strict_paper: {uncovered} of {array.size} labels miss the tolerance {tolerance}.",
-                    stacklevel=2,
-                )
-            max_length = max(max_length, int(codes.length.max(initial=0)))
-        else:
-            tokens, codes = prune(initial, units, counts, slack, beta=beta, max_length=length, update=codi_update)
-        statistics["before"] = _usage(initial, before, units, counts, grid)
-        statistics["after"] = _usage(tokens, codes, units, counts, grid)
+            found = fit(labels, initializer=initializer, codi_update=codi_update, **settings)
+        chosen: dict[str, Any] = {"initializer": initializer, "q": q, "beta": beta, "exact": exact}
+        chosen |= {"codi_update": codi_update, "strict_paper": strict_paper}
         return cls(
-            tokens,
-            resolution=grid.resolution,
-            offset=start,
+            found.tokens,
+            resolution=found.grid.resolution,
+            offset=found.grid.offset,
             tolerance=tolerance,
-            max_length=max_length,
-            statistics=statistics,
-            labels_hash=labels_hash,
+            max_length=found.max_length,
+            statistics=chosen | found.statistics,
+            labels_hash=found.labels_hash,
         )
 
     def __len__(self) -> int:
@@ -296,7 +195,7 @@ class CoDiVocabulary:
     @overload
     def encode(self, labels: float) -> list[int]: ...
     @overload
-    def encode(self, labels: torch.Tensor) -> torch.Tensor: ...
+    def encode(self, labels: "torch.Tensor") -> "torch.Tensor": ...
     @overload
     def encode(self, labels: Any) -> NDArray[np.signedinteger[Any]]: ...
     def encode(self, labels: Any) -> Any:
@@ -319,12 +218,16 @@ class CoDiVocabulary:
         distinct, inverse = _distinct_units(units)
         table = self._ids(self._greedy(distinct))
         ids = np.take(table, inverse, axis=0)
-        return torch.from_numpy(ids).long().to(labels.device) if isinstance(labels, torch.Tensor) else ids
+        if not is_tensor(labels):
+            return ids
+        import torch  # is there, as a tensor is
+
+        return torch.from_numpy(ids).long().to(labels.device)
 
     @overload
     def decode(self, ids: list[int]) -> float: ...
     @overload
-    def decode(self, ids: torch.Tensor) -> torch.Tensor: ...
+    def decode(self, ids: "torch.Tensor") -> "torch.Tensor": ...
     @overload
     def decode(self, ids: NDArray[Any]) -> NDArray[np.float64]: ...
     def decode(self, ids: Any) -> Any:
@@ -338,7 +241,7 @@ class CoDiVocabulary:
             ValueError: If ids are no integers, of another shape, or (lists and arrays) outside 0..V+2. Ids of tensors
                 are looked up unchecked by this class; PyTorch itself rejects those out of range.
         """
-        if isinstance(ids, torch.Tensor):
+        if is_tensor(ids):
             return self._decode_tensor(ids)
         try:
             array = np.asarray(ids)
@@ -356,7 +259,9 @@ class CoDiVocabulary:
         units = np.concatenate([np.zeros(FIRST_VALUE, dtype=np.int64), self.tokens])
         return self.grid.values(np.where(alive, units[array], 0).sum(axis=1))
 
-    def _decode_tensor(self, ids: torch.Tensor) -> torch.Tensor:
+    def _decode_tensor(self, ids: "torch.Tensor") -> "torch.Tensor":
+        import torch  # is there, as a tensor is
+
         if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise ValueError(f"ids: wanted integers of shape (n, L), got {ids.dtype} of shape {tuple(ids.shape)}.")
         ids = ids.long()
@@ -365,41 +270,6 @@ class CoDiVocabulary:
         total = (units[ids] * alive).sum(dim=1) + self.grid.offset
         steps = self.grid.steps
         return total.double() / steps if steps else total.double() * self.grid.resolution
-
-    def mask(self, prefix: list[int]) -> list[int]:
-        """Ids that may follow a begun code (without SOS), ascending: those that some number's code goes on with.
-
-        For batches see [`gor_head.intervals.Intervals`].
-
-        Raises:
-            ValueError: If no code begins like this.
-        """
-        intervals, state = self._prefix(prefix)
-        return intervals.legal_tokens(state)[0].nonzero()[:, 0].tolist()
-
-    def bounds(self, prefix: list[int]) -> tuple[float, float]:
-        """Interval [low, high) of the numbers whose code begins like this, in units of the label; high may be infinite.
-
-        Raises:
-            ValueError: If no code begins like this.
-        """
-        _, state = self._prefix(prefix)
-        low, width = int(state.low[0]), int(state.width[0])
-        high = float(self.grid.values(np.array(low + width))) if width <= MAX_UNITS else float("inf")
-        return float(self.grid.values(np.array(low))), high
-
-    def _prefix(self, prefix: list[int]) -> tuple["Intervals", "Prefixes"]:
-        from gor_head.intervals import Intervals
-
-        if not all(isinstance(token, int | np.integer) for token in prefix):
-            raise ValueError(f"prefix: wanted integers, got {prefix}.")
-        if not all(0 <= token < len(self) for token in prefix):
-            raise ValueError(f"prefix: wanted ids from 0 to {len(self) - 1}, got {prefix}.")
-        intervals = Intervals.of(self)
-        state = intervals.prefixes(torch.tensor([prefix], dtype=torch.int64))
-        if not state.legal[0]:
-            raise ValueError(f"prefix: no code begins with the ids {prefix}.")
-        return intervals, state
 
     def coverage(self, labels: Any) -> dict[str, float]:
         """How well the codes hold some labels, for instance those of a test split.
@@ -417,13 +287,13 @@ class CoDiVocabulary:
         inside = ~self._outside(units)
         codes = self._greedy(units[inside])
         numbers = array[inside].astype(np.float64)
-        rounding, distance = _rounding(numbers, array.dtype), np.maximum(numbers - self.offset, 0)
+        slack, distance = rounding(numbers, array.dtype), np.maximum(numbers - self.offset, 0)
         errors = np.abs(self.grid.values(units[inside] - codes.residual) - numbers)
-        off = (errors > rounding) & (distance > 0)
+        off = (errors > slack) & (distance > 0)
         return {
             "labels": len(units),
             "clipped": len(units) - len(numbers),
-            "missed": int((errors > self.tolerance * distance + rounding).sum()),
+            "missed": int((errors > self.tolerance * distance + slack).sum()),
             "max_relative_error": float((errors[off] / distance[off]).max(initial=0.0)),
         }
 
@@ -452,7 +322,7 @@ class CoDiVocabulary:
             ValueError: If their hash is another one.
         """
         array = as_labels(labels)
-        seen = _hash_labels(*np.unique(self.grid.units(array), return_counts=True))
+        seen = hash_labels(*np.unique(self.grid.units(array), return_counts=True))
         if seen != self.labels_hash:
             raise ValueError(
                 f"labels: the vocabulary was fitted on labels with hash {str(self.labels_hash)[:12]}, "
@@ -571,15 +441,6 @@ class CoDiVocabulary:
 _NO_IDS = np.zeros((1, 0), dtype=np.int64)
 
 
-def _check(name: str, value: Any, valid: Callable[[], Any], wanted: str) -> None:
-    try:
-        fine = not isinstance(value, bool) and bool(valid())
-    except (TypeError, ValueError, OverflowError):  # text, a list, int(infinity)
-        fine = False
-    if not fine:
-        raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
-
-
 def _token_units(tokens: Any) -> NDArray[np.int64]:
     """Distinct tokens, ascending, `[V]`; refuses what is no whole number of units from 1 to 2**53."""
     array = np.asarray(tokens)
@@ -593,17 +454,6 @@ def _token_units(tokens: Any) -> NDArray[np.int64]:
     return np.unique(array.astype(np.int64))
 
 
-def _rounding(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """How far labels may be from numbers on the grid because of their type: 0.1 as float32 counts as 0.1."""
-    return 4 * np.finfo(dtype if dtype.kind == "f" else np.float64).eps * np.abs(values)
-
-
-def _merge(units: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct labels that fall on one grid point become one, both ascending, `[d]` → `[m]`."""
-    starts = np.flatnonzero(np.diff(units, prepend=units[0] - 1))
-    return units[starts], np.add.reduceat(counts, starts)
-
-
 def _distinct_units(units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct units ≥ 0, ascending, and where each of the given ones stands among them: by a table where one fits."""
     largest = int(units.max())
@@ -613,27 +463,6 @@ def _distinct_units(units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
     present = np.zeros(largest + 1, dtype=bool)
     present[units] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[units]
-
-
-def _usage(
-    tokens: NDArray[np.int64], codes: Codes, units: NDArray[np.int64], counts: NDArray[np.int64], grid: Grid
-) -> dict[str, Any]:
-    occurrences, labels = token_usage(codes, counts, tokens)
-    positive = units > 0
-    return {
-        "size": len(tokens),
-        "values": grid.values(tokens).tolist(),
-        "occurrences": occurrences.tolist(),
-        "labels": labels.tolist(),
-        "codi": codi(codes, counts, tokens).tolist(),
-        "longest": int(codes.length.max(initial=0)),
-        "mean_length": float((codes.length * counts).sum() / counts.sum()),
-        "max_relative_error": float((codes.residual[positive] / units[positive]).max(initial=0.0)),
-    }
-
-
-def _hash_labels(units: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
-    return hashlib.sha256(units.astype("<i8").tobytes() + counts.astype("<i8").tobytes()).hexdigest()
 
 
 def _hash_content(content: dict[str, Any]) -> str:

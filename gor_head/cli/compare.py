@@ -57,8 +57,8 @@ def compare(
     )
 
     from gor_head.compare import Cell, run, summarize
+    from gor_head.compare.methods import METHODS
     from gor_head.compare.plot import plot_comparison
-    from gor_head.methods import METHODS
     from gor_head.tables import column_names, read_table
 
     unknown = [name for name in methods if name not in METHODS]

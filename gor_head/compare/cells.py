@@ -26,7 +26,7 @@ TEST_SHARE = 0.2
 
 
 class Method(Protocol):
-    """What a comparison needs of a method: `gor_head.methods.Method` is one."""
+    """What a comparison needs of a method: `gor_head.compare.methods.Method` is one."""
 
     @property
     def name(self) -> str: ...

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from gor_head.compare.cells import Cell, Method, Result
+from gor_head.compare.significance import Standing, standings
 from gor_head.metrics import srcc
-from gor_head.significance import Standing, standings
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def summarize(
     """Sum up cells.
 
     On each table the rows that have every seed are compared with the best of them, see
-    [`gor_head.significance.standings`]; errors of the same row of the table in the same seed's test split are paired.
+    [`gor_head.compare.significance.standings`]; errors of the same row of the table in the same seed's test split are
+    paired.
 
     Args:
         results: Cells that were measured.

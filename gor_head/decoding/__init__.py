@@ -8,10 +8,11 @@ and gives token ids, which `vocabulary.decode` turns into numbers.
 from gor_head.decoding.beam import beam
 from gor_head.decoding.greedy import greedy
 from gor_head.decoding.mean import mean
-from gor_head.decoding.posterior import MOST_CODES, Posterior, enumerate_codes, posterior
+from gor_head.decoding.posterior import Posterior, posterior
 from gor_head.decoding.quantile import quantile
 from gor_head.decoding.sample import sample
 from gor_head.decoding.window import window
+from gor_head.enumeration import MOST_CODES, enumerate_codes
 
 __all__ = [
     "MOST_CODES",

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from gor_head.decoders import select
+from gor_head.interface import CodeModel
 from gor_head.intervals import Prefixes
-from gor_head.model import GoRModel
 from gor_head.vocabulary import EOS, PAD, SOS
 
 
 @torch.no_grad()
-def beam(model: GoRModel, memory: Tensor, width: int = 4) -> tuple[Tensor, Tensor]:
+def beam(model: CodeModel, memory: Tensor, width: int = 4) -> tuple[Tensor, Tensor]:
     """The codes that survive a beam search, likeliest first.
 
     Args:

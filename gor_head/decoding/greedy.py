@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from gor_head.decoding.walk import walk
-from gor_head.model import GoRModel
+from gor_head.interface import CodeModel
 
 
 @torch.no_grad()
-def greedy(model: GoRModel, memory: Tensor) -> Tensor:
+def greedy(model: CodeModel, memory: Tensor) -> Tensor:
     """Memory `[B, L, D]` → token ids `[B, T]`.
 
     The likeliest first token need not be that of the median, nor of the likeliest code; prefer

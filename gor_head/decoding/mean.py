@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from gor_head.decoding.posterior import AT_ONCE, MOST_CODES, count_codes, posterior_mean
+from gor_head.decoding.posterior import AT_ONCE, posterior_mean
 from gor_head.decoding.sample import sample
-from gor_head.model import GoRModel
+from gor_head.enumeration import MOST_CODES, count_codes
+from gor_head.interface import CodeModel
 
 
 @torch.no_grad()
 def mean(
-    model: GoRModel, memory: Tensor, samples: int = 256, generator: torch.Generator | None = None
+    model: CodeModel, memory: Tensor, samples: int = 256, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Expected number of each row, and its standard error.
 

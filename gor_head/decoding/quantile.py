@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from gor_head.decoding.walk import walk
-from gor_head.model import GoRModel
+from gor_head.interface import CodeModel
 
 ROUNDING = 1e-12
 """Share of the whole by which a cumulative probability may miss a level and count as reaching it."""
 
 
 @torch.no_grad()
-def quantile(model: GoRModel, memory: Tensor, levels: Tensor) -> Tensor:
+def quantile(model: CodeModel, memory: Tensor, levels: Tensor) -> Tensor:
     """Codes of quantiles: the least number whose cumulative probability reaches the level.
 
     Args:

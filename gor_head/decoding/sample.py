@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from gor_head.decoding.walk import walk
-from gor_head.model import GoRModel
+from gor_head.interface import CodeModel
 
 
 @torch.no_grad()
-def sample(model: GoRModel, memory: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def sample(model: CodeModel, memory: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Memory `[B, L, D]` → one code a row, token ids `[B, T]`; repeat the memory's rows for more."""
     return walk(model, memory, lambda log_probs, _: log_probs.exp().multinomial(1, generator=generator).squeeze(1))

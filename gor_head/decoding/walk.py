@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from gor_head.decoders import select
+from gor_head.interface import CodeModel
 from gor_head.intervals import Prefixes
-from gor_head.model import GoRModel
 from gor_head.vocabulary import EOS, PAD, SOS
 
 Choose = Callable[[Tensor, Tensor], Tensor]
 """(log-probabilities `[n, V]`, which of the B rows these are `[n]`) → token ids `[n]`."""
 
 
-def walk(model: GoRModel, memory: Tensor, choose: Choose) -> Tensor:
+def walk(model: CodeModel, memory: Tensor, choose: Choose) -> Tensor:
     """Codes of B rows; a row that has ended leaves the batch.
 
     Args:

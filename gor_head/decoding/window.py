@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from gor_head.decoding.walk import walk
+from gor_head.interface import CodeModel
 from gor_head.losses import windowed_sum
-from gor_head.model import GoRModel
 
 
 @torch.no_grad()
-def window(model: GoRModel, memory: Tensor) -> Tensor:
+def window(model: CodeModel, memory: Tensor) -> Tensor:
     """Memory `[B, L, D]` → numbers, float64 `[B]`: along the greedy code, the sum of [`windowed_sum`]'s steps."""
     total = torch.zeros(len(memory), dtype=torch.float64, device=memory.device)
 

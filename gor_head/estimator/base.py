@@ -132,14 +132,12 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
             FileNotFoundError: If the directory holds no estimator.
             ValueError: If it is damaged, or of another class.
         """
-        from gor_head.estimator import DirectRegressor, GoRRegressor
-
         path = Path(directory) / SETTINGS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a directory written by save_pretrained is wanted.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            kind = {kind.__name__: kind for kind in (GoRRegressor, DirectRegressor)}[content["estimator"]]
+            kind: Any = {kind.__name__: kind for kind in OrdinalRegressor.__subclasses__()}[content["estimator"]]
             estimator = kind(**content["settings"])
             estimator._check_settings()
             features, names = content["features"], content["feature_names_in"]

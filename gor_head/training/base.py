@@ -1,19 +1,17 @@
 """What a training strategy is."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
+from gor_head.interface import CodeModel
 
 
 class Strategy(ABC):
     """A way to train the decoder on true codes: log-probabilities of one or more passes, each with a weight."""
 
     @abstractmethod
-    def passes(self, model: "GoRModel", memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
         """Passes of the decoder.
 
         Args:
@@ -26,7 +24,7 @@ class Strategy(ABC):
             Weight and log-probabilities of the next token, `[B, T, V]`, of each pass.
         """
 
-    def __call__(self, model: "GoRModel", memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def __call__(self, model: CodeModel, memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
         """Loss of each row, `[B]`: the passes' weighted objectives (equation 7)."""
         losses = [
             weight * model.objective(memory, log_probs, codes, labels)

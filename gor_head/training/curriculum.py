@@ -1,16 +1,14 @@
 """Curriculum learning as scheduled sampling: true inputs give way to the model's own."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gor_head.interface import CodeModel
 from gor_head.training.base import Strategy
 from gor_head.training.free_running import mixed_pass
-
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
 
 Schedule = Literal["linear", "sigmoid", "exponential"]
 
@@ -57,7 +55,7 @@ class Curriculum(Strategy):
         self.schedule: Schedule = schedule
         self.floor = floor
 
-    def passes(self, model: "GoRModel", memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]; while all inputs are true, one parallel pass."""
         truth = truth_probability(progress, self.schedule, self.floor)
         own = torch.rand(codes.shape, device=codes.device) >= truth

@@ -1,18 +1,16 @@
 """Direct preference optimisation from beam candidates: the code whose number is nearer to the label is preferred."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from gor_head.decoding.beam import beam
+from gor_head.interface import CodeModel
 from gor_head.training.data import Rows, collate
 from gor_head.vocabulary import PAD
-
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
 
 
 class DPO:
@@ -34,7 +32,7 @@ class DPO:
 
     def __call__(
         self,
-        model: "GoRModel",
+        model: CodeModel,
         memory: Tensor,
         *,
         codes: Tensor,
@@ -77,7 +75,7 @@ class PreferenceStatistics:
 
 @torch.no_grad()
 def preference_rows(
-    model: "GoRModel", rows: Rows, width: int = 4, gap: float = 0.0, own_code: bool = False, batch_size: int = 1024
+    model: CodeModel, rows: Rows, width: int = 4, gap: float = 0.0, own_code: bool = False, batch_size: int = 1024
 ) -> tuple[Rows, PreferenceStatistics]:
     """Pairs of codes from the model's own beams, one per row where the beams differ.
 
@@ -98,8 +96,6 @@ def preference_rows(
     Raises:
         ValueError: If no row gives a pair.
     """
-    from gor_head.decoding.beam import beam
-
     parts: list[dict[str, Tensor]] = []
     gaps: list[Tensor] = []
     longest = model.vocabulary.max_length + 1

@@ -1,11 +1,9 @@
 """Group relative policy optimisation on the standalone decoder, with the negative absolute error as the reward."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
+from gor_head.decoding.sample import sample
+from gor_head.interface import CodeModel
 
 
 class GRPO:
@@ -26,10 +24,8 @@ class GRPO:
             raise ValueError(f"group: wanted 2 or more codes per row, got {group}.")
         self.group = group
 
-    def __call__(self, model: "GoRModel", memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def __call__(self, model: CodeModel, memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
         """Loss of each row, `[B]`; `codes` and `progress` are unused."""
-        from gor_head.decoding.sample import sample
-
         repeated = memory.repeat_interleave(self.group, dim=0)
         training = model.training
         model.eval()

@@ -1,16 +1,12 @@
 """N-gram prediction: the decoder learns to go on from its own soft predictions."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from gor_head.interface import CodeModel
 from gor_head.training.base import Strategy
 from gor_head.training.teacher_forcing import TeacherForcing
 from gor_head.vocabulary import SOS
-
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
 
 
 class NGram(Strategy):
@@ -36,7 +32,7 @@ class NGram(Strategy):
         self.discount = discount
         self.first = first or TeacherForcing()
 
-    def passes(self, model: "GoRModel", memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]."""
         passes = self.first.passes(model, memory, codes, progress)
         if self.n == 1:

@@ -1,13 +1,9 @@
 """Teacher forcing: the decoder sees the true prefix."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from gor_head.interface import CodeModel
 from gor_head.training.base import Strategy
-
-if TYPE_CHECKING:
-    from gor_head.model import GoRModel
 
 
 class TeacherForcing(Strategy):
@@ -18,6 +14,6 @@ class TeacherForcing(Strategy):
     Reference: Sutskever et al. 2014; GoR, equation 6.
     """
 
-    def passes(self, model: "GoRModel", memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]."""
         return [(1.0, model.log_probs(memory, codes))]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer
 
+from gor_head.interface import TARGETS
 from gor_head.metrics import mae, rmse
-from gor_head.model import TARGETS
 from gor_head.training.data import collate
 
 

@@ -13,7 +13,7 @@ from gor_head import EOS, PAD, SOS, CoDiVocabulary
 from gor_head.decoding import MOST_CODES, beam, enumerate_codes, greedy, mean, posterior, quantile, sample, window
 from gor_head.decoding.posterior import count_codes, posterior_mean
 from gor_head.decoding.quantile import descend
-from gor_head.intervals import Intervals
+from gor_head.intervals import Intervals, legal_ids
 from gor_head.model import GoRModel
 from tests.gor_head.tiny_models import (
     DECODER_KINDS,
@@ -53,7 +53,7 @@ def naive_greedy(model: GoRModel, memory: Tensor, start: tuple[int, ...] = ()) -
     while EOS not in code:
         tokens = model.embedding(torch.tensor([[SOS, *code]]))
         logits = model.output(model.decoder(tokens, model.decoder.start(memory))[0])[0, -1]
-        code.append(max(model.vocabulary.mask(code), key=lambda token: logits[token].item()))
+        code.append(max(legal_ids(model.vocabulary, code), key=lambda token: logits[token].item()))
     return tuple(code)
 
 
@@ -187,7 +187,7 @@ def naive_beam(model: GoRModel, memory: Tensor, width: int) -> list[tuple[int, .
             if EOS not in code:
                 tokens = model.embedding(torch.tensor([[SOS, *code]]))
                 logits = model.output(model.decoder(tokens, model.decoder.start(memory))[0])[0, -1]
-                legal = model.vocabulary.mask(list(code))
+                legal = legal_ids(model.vocabulary, list(code))
                 steps = logits[legal].log_softmax(0).tolist()
                 candidates += [(score + step, (*code, token)) for step, token in zip(steps, legal, strict=True)]
         beams = sorted(candidates, reverse=True)[:width]

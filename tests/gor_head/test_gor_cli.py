@@ -26,7 +26,7 @@ from gor_head.cli.vocabulary import summary_table, summary_text
 from gor_head.compare import Cell, Comparison, Entry, Overall
 from gor_head.compare.cells import read, split
 from gor_head.compare.plot import comparison_figure
-from gor_head.significance import Standing
+from gor_head.compare.significance import Standing
 from tests.markup import NAMES
 from tests.outputs import call_with_encoding, unwritable
 

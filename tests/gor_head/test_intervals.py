@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gor_head import EOS, PAD, CoDiVocabulary
 from gor_head.construction import greedy_codes, slack_units
-from gor_head.intervals import UNBOUNDED, Intervals
+from gor_head.intervals import UNBOUNDED, Intervals, bounds, legal_ids
 
 
 def codes_of_all_labels(vocabulary: CoDiVocabulary, largest: int) -> dict[tuple[int, ...], list[int]]:
@@ -93,16 +93,16 @@ def test_only_eos_after_max_length_and_without_tokens() -> None:
     assert empty.legal_tokens(empty.start(2)).int().tolist() == [[0, 0, 1]] * 2
 
 
-def test_mask_and_bounds_of_one_prefix() -> None:
+def test_legal_ids_and_bounds_of_one_prefix() -> None:
     vocabulary = CoDiVocabulary([10, 50, 500], resolution=0.1, offset=-20, tolerance=0)
-    assert vocabulary.mask([]) == [2, 3, 4, 5] and vocabulary.bounds([]) == (-2.0, math.inf)
-    assert vocabulary.mask([4]) == [2, 3, 4] and vocabulary.bounds([4]) == (3.0, 48.0)
-    assert vocabulary.mask([4, 3, EOS]) == [PAD]
+    assert legal_ids(vocabulary, []) == [2, 3, 4, 5] and bounds(vocabulary, []) == (-2.0, math.inf)
+    assert legal_ids(vocabulary, [4]) == [2, 3, 4] and bounds(vocabulary, [4]) == (3.0, 48.0)
+    assert legal_ids(vocabulary, [4, 3, EOS]) == [PAD]
 
 
 @pytest.mark.parametrize(("prefix", "message"), [([3, 5], "no code begins with"), ([9], "0 to 5"), ([1.5], "integers")])
 def test_bad_prefixes_are_refused(prefix: list[Any], message: str) -> None:
     vocabulary = CoDiVocabulary([1, 5, 50])
-    for method in (vocabulary.mask, vocabulary.bounds):
+    for function in (legal_ids, bounds):
         with pytest.raises(ValueError, match=message):
-            method(prefix)
+            function(vocabulary, prefix)

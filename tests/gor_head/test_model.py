@@ -14,6 +14,7 @@ from torch import Tensor
 from gor_head import EOS, PAD, SOS, CoDiVocabulary
 from gor_head.decoding import beam, greedy, mean, posterior, quantile, sample, window
 from gor_head.heads import HEADS
+from gor_head.intervals import legal_ids
 from gor_head.model import DirectConfig, DirectModel, GoRConfig, GoRModel, shift_right
 from tests.gor_head.tiny_models import (
     DECODER_KINDS,
@@ -48,7 +49,7 @@ def test_probabilities_of_all_codes_add_up_to_one(vocabulary: CoDiVocabulary, ki
     assert model.code_log_probs(memory, ids).exp().sum().item() == pytest.approx(1, abs=1e-9)
     for code, steps in zip(codes, log_probs.exp(), strict=True):
         for t in range(len(code)):
-            legal = vocabulary.mask(list(code[:t]))
+            legal = legal_ids(vocabulary, list(code[:t]))
             illegal = [token for token in range(len(vocabulary)) if token not in legal]
             assert not steps[t, illegal].any() and (steps[t, legal] > 0).all()
             assert steps[t].sum().item() == pytest.approx(1)

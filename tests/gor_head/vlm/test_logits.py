@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from gor_head import CoDiVocabulary
+from gor_head.intervals import legal_ids
 from gor_head.vlm import CodeMask, QuantileLogits, ValueTokenLogits, ValueTokens, attach, vllm_logits_processor
 from gor_head.vocabulary import EOS, FIRST_VALUE
 from rarl import tiny
@@ -22,7 +23,7 @@ SIZE = TEXT + 7
 
 
 def allowed_by_hand(ids: list[int], tokens: ValueTokens, size: int) -> set[int]:
-    """What may follow, from the words of the module's docstring and `CoDiVocabulary.mask`."""
+    """What may follow, from the words of the module's docstring and `gor_head.intervals.legal_ids`."""
     value = {token: place + FIRST_VALUE for place, token in enumerate(tokens.ids)}
     code: list[int] | None = None
     for token in ids:
@@ -35,7 +36,7 @@ def allowed_by_hand(ids: list[int], tokens: ValueTokens, size: int) -> set[int]:
     if code is None:
         return set(range(size)) - {tokens.close_id, *tokens.ids}
     back = {place: token for token, place in value.items()} | {EOS: tokens.close_id}
-    return {back[token] for token in tokens.vocabulary.mask(code)}
+    return {back[token] for token in legal_ids(tokens.vocabulary, code)}
 
 
 def code_of(value: int, tokens: ValueTokens) -> list[int]:
@@ -98,7 +99,7 @@ def test_thousand_codes_of_an_untrained_model_are_legal(beams: int) -> None:
         assert tokens.close_id in row  # closed within max_length
         code = [back[token] for token in row[: row.index(tokens.close_id)]]
         for place in range(len(code)):
-            assert code[place] in AGES.mask(code[:place])
+            assert code[place] in legal_ids(AGES, code[:place])
     assert len({tuple(row) for row in output.tolist()}) > (20 if beams == 1 else 0)
 
 
@@ -138,7 +139,7 @@ def enumerate_by_hand(model: Any, prompt: list[int], tokens: ValueTokens) -> dic
         ids = [*prompt, *(tokens.ids[token - FIRST_VALUE] for token in code)]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-        legal = tokens.vocabulary.mask(code)
+        legal = legal_ids(tokens.vocabulary, code)
         columns = [tokens.close_id if token == EOS else tokens.ids[token - FIRST_VALUE] for token in legal]
         for token, share in zip(legal, logits[columns].softmax(0).tolist(), strict=True):
             if token == EOS:

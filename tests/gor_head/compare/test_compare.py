@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_info
 
 from gor_head.compare import Cell, Comparison, Result, run, summarize
 from gor_head.compare.cells import cell_settings, check_settings, fingerprint, measure, read, split, taken, write
+from gor_head.compare.methods import METHODS as METHODS_OF_GOR
 from gor_head.compare.plot import comparison_figure, plot_comparison
-from gor_head.methods import METHODS as METHODS_OF_GOR
-from gor_head.significance import standings
+from gor_head.compare.significance import standings
 from gor_head.tables import Table
 from gor_head.vocabulary import CoDiVocabulary
 

@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from gor_head.compare.methods import METHODS
 from gor_head.estimator import GoRRegressor
 from gor_head.heads import HEADS
-from gor_head.methods import METHODS
 
 TRAINING = {"learning_rate": 1e-2, "batch_size": 16, "max_steps": 5, "patience": 2}
 X = np.random.default_rng(0).normal(size=(40, 3))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from gor_head import significance
-from gor_head.significance import bootstrap_p_values, holm, standings
+from gor_head.compare import significance
+from gor_head.compare.significance import bootstrap_p_values, holm, standings
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
