@@ -1,4 +1,5 @@
 # make demo · make demo-gor · make test · make test-long · make bench: each does its own set-up in .venv
+# make test-latest · make test-oldest: the contracts with other libraries, in environments of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ export OMP_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo demo-gor test test-long bench clean
+.PHONY: install demo demo-gor test test-long test-latest test-oldest bench clean
 
 install: $(STAMP)
 
@@ -26,7 +27,7 @@ demo-gor: install
 	bash recipes/demo_gor.sh
 
 # A worker a core, with one thread each: threads of several workers would spin against each other.
-test test-long: export OMP_NUM_THREADS := 1
+test test-long test-latest test-oldest: export OMP_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
 test: install
@@ -37,6 +38,29 @@ test: install
 
 test-long: install
 	$(PYTEST)
+
+# What other libraries have to keep to: private methods that are overridden, imports, rewards in TRL's trainer.
+CONTRACTS := tests/rarl/trainer/test_trl_contract.py tests/test_architecture.py tests/test_packaging.py \
+	tests/gor_head/vlm/test_repairs.py tests/gor_head/test_vocabulary.py tests/rarl/rewards
+NEWEST := accelerate datasets huggingface_hub peft torch torchvision transformers trl
+
+# The newest versions that there are, whatever pyproject.toml says.
+test-latest: VENV := .venv-latest
+test-latest:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --upgrade $(NEWEST)
+	$(VENV)/bin/python -m pip list | grep -E '^($(subst $() ,|,$(strip $(NEWEST)))) '
+	RARL_UNSUPPORTED_VERSIONS=allow $(VENV)/bin/python -m pytest -q $(CONTRACTS)
+
+# The oldest versions that pyproject.toml allows.
+test-oldest: VENV := .venv-oldest
+test-oldest:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) tests/oldest.py > $(VENV)/constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[test]'
+	cat $(VENV)/constraints.txt
+	$(VENV)/bin/python -m pytest -q $(CONTRACTS)
 
 bench: install
 	$(BIN)/python -m benchmarks.rewards
@@ -50,4 +74,4 @@ bench: install
 	$(BIN)/python -m benchmarks.gor_vlm
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-oldest build *.egg-info

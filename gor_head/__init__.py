@@ -1,6 +1,9 @@
 """Generative ordinal regression: labels as short sequences of value tokens, for any encoder and any decoder."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gor_head.extras import not_installed
 
 if TYPE_CHECKING:
     from gor_head.estimator import DirectRegressor, GoRRegressor
@@ -10,13 +13,13 @@ __all__ = ["EOS", "PAD", "SOS", "CoDiVocabulary", "DirectRegressor", "GoRRegress
 
 
 def __getattr__(name: str) -> Any:
-    # PyTorch is loaded only by those who use a vocabulary, scikit-learn and transformers by those who train.
+    # Most users of the vocabulary need no PyTorch, scikit-learn and transformers: those come with the estimators.
     if name in ("DirectRegressor", "GoRRegressor"):
-        from gor_head import estimator
-
-        return getattr(estimator, name)
+        try:
+            estimators = import_module("gor_head.estimator")
+        except ModuleNotFoundError as error:
+            raise ImportError(f"gor_head.{name}: {not_installed(error, 'tables')}") from error
+        return getattr(estimators, name)
     if name in __all__:
-        from gor_head import vocabulary
-
-        return getattr(vocabulary, name)
+        return getattr(import_module("gor_head.vocabulary"), name)
     raise AttributeError(f"module 'gor_head' has no attribute {name!r}")

@@ -5,6 +5,7 @@ import typer
 from gor_head.output import Commands
 from rarl.cli.evaluate import evaluate
 from rarl.cli.predict import predict
+from rarl.cli.recipes import recipes
 from rarl.cli.report import report
 
 app = typer.Typer(
@@ -15,3 +16,4 @@ app = typer.Typer(
 )
 for command in (evaluate, predict, report):
     app.command()(command)
+app.add_typer(recipes, name="recipes")

@@ -1,11 +1,8 @@
-"""Checks before training: every prompt fits the context whole, and which rows have images."""
+"""Checks before training: every prompt fits the context whole."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from rarl.datasets.prompts import RowTransform
@@ -50,24 +47,3 @@ def check_context(dataset: Dataset, processor: Any, max_position_embeddings: int
         raise TypeError(f"check_context wants a dataset made by make_dataset, got one with transform {transform!r}.")
     groups = dataset.with_format(None)["images"]
     check_groups(transform.source, groups, processor, max_position_embeddings, max_completion_length)
-
-
-def rows_with_images(dataset: Dataset) -> np.ndarray:
-    """Whether each row has images, bool [rows]; no image is decoded.
-
-    Args:
-        dataset: Rows with an `images` column (lists) or an `image` column, or neither.
-    """
-    shown = np.zeros(len(dataset), dtype=bool)
-    columns = [name for name in ("images", "image") if name in dataset.column_names]
-    if not columns:
-        return shown
-    start = 0
-    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
-        for name in columns:
-            column = table[name]
-            listed = name == "images" and not pa.types.is_null(column.type)  # the type of nothing but `None`
-            filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if listed else None
-            shown[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
-        start += len(table)
-    return shown

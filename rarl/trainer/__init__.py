@@ -2,6 +2,10 @@
 `tests/rarl/trainer/test_trl_contract.py` fails when one of those methods moves.
 """
 
+from gor_head.versions import check_versions
+
+check_versions("trl", "transformers", "peft", "accelerate")
+
 from rarl.shared_prefix.config import SharedPrefixConfig
 from rarl.trainer.config import RARLConfig
 from rarl.trainer.rarl import RARLTrainer

@@ -6,9 +6,30 @@ from math import ceil
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
-from rarl.datasets.validation import rows_with_images
+
+def rows_with_images(dataset: Dataset) -> np.ndarray:
+    """Whether each row has images, bool [rows]; no image is decoded.
+
+    Args:
+        dataset: Rows with an `images` column (lists) or an `image` column, or neither.
+    """
+    shown = np.zeros(len(dataset), dtype=bool)
+    columns = [name for name in ("images", "image") if name in dataset.column_names]
+    if not columns:
+        return shown
+    start = 0
+    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
+        for name in columns:
+            column = table[name]
+            listed = name == "images" and not pa.types.is_null(column.type)  # the type of nothing but `None`
+            filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if listed else None
+            shown[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
+        start += len(table)
+    return shown
 
 
 def first_mixed(order: Iterable[int], shown: np.ndarray, size: int) -> tuple[int, int] | None:

@@ -3,13 +3,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, List, Value
-from datasets import Image as ImageFeature
+from datasets import Dataset
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl.datasets import BuiltinSource, FolderSource, check_context, check_groups, make_dataset
-from rarl.datasets.validation import rows_with_images
 from rarl.inputs import prompt_lengths
 
 SHAPES = [(20, 30), (56, 56), (100, 333), (900, 640), (57, 83), (700, 90), (448, 448), (1200, 1300)]
@@ -70,23 +68,3 @@ def test_groups_of_a_stream(processor: Any) -> None:
 def test_context_of_a_foreign_dataset_is_a_type_error(processor: Any) -> None:
     with pytest.raises(TypeError, match="make_dataset"):
         check_context(Dataset.from_dict({"prompt": ["a"]}), processor, 10, 1)
-
-
-def rows_with(images: list[list[str] | None]) -> Dataset:
-    # The paths lead nowhere: decoding any of them would fail.
-    features = Features({"prompt": Value("string"), "images": List(ImageFeature())})
-    return Dataset.from_dict({"prompt": ["x"] * len(images), "images": images}, features=features)
-
-
-def test_which_rows_have_images_is_known_without_decoding() -> None:
-    rows = rows_with([["/nowhere/a.png"], [], ["/nowhere/a.png", "/nowhere/b.png"], None])
-    assert rows_with_images(rows).tolist() == [True, False, True, False]
-    assert rows_with_images(rows.select([2, 3])).tolist() == [True, False]
-    assert rows_with_images(Dataset.from_dict({"prompt": ["text", "only"]})).tolist() == [False, False]
-    assert rows_with_images(make_dataset(BuiltinSource(size=4), np.arange(4), 3, {1: 1.0, 2: 1.0})).all()
-    features = Features({"image": ImageFeature()})
-    images = Dataset.from_dict({"image": [None, "/nowhere/a.png"]}, features=features)
-    assert rows_with_images(images).tolist() == [False, True]
-    many = rows_with([[]] * 1500 + [["/nowhere/a.png"]])
-    assert rows_with_images(many).tolist() == [False] * 1500 + [True]
-    assert rows_with_images(Dataset.from_dict({"images": [None, None]})).tolist() == [False, False]
