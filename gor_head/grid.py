@@ -5,12 +5,12 @@ Sums of token values must be exact, or a greedy code runs away from its label. L
 """
 
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gor_head.numbers import write_number
@@ -33,7 +33,8 @@ def as_labels(labels: Any, what: str = "labels") -> NDArray[Any]:
         ValueError: If they are not numbers, not one-dimensional, empty, or hold NaN or infinity; the message names how
             many.
     """
-    if isinstance(labels, torch.Tensor):
+    torch = sys.modules.get("torch")  # who has a tensor has imported it; for others it need not be there
+    if torch is not None and isinstance(labels, torch.Tensor):
         labels = labels.detach().cpu()
         labels = (labels.float() if labels.dtype == torch.bfloat16 else labels).numpy()
     try:

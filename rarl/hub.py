@@ -7,9 +7,9 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HTTPError
 
-from gor_head.numbers import show_metric
+from gor_head.metrics import METRICS
 from gor_head.vlm.checkpoint import public_name
-from rarl.evaluation import Report
+from rarl.evaluation.reports import Report
 from rarl.task import OrdinalTask, get_task
 
 TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
@@ -21,7 +21,6 @@ STAGES = {
     "stage1": "stage 1: one image a prompt, regression and format rewards",
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }
-METRIC_NAMES = {"mae": "Mean absolute error", "accuracy": "Accuracy", "srcc": "Spearman rank correlation"}
 
 # What makes up an adapter. A whitelist: an output folder also holds the reference adapter (`ref/`), checkpoints with
 # optimizer states, and pickled training arguments, none of which belong on the Hub.
@@ -46,18 +45,18 @@ ADAPTER_FILES = (
 )
 
 
-def _rows(report: Report) -> list[tuple[str, str, float]]:
-    """(metric type, readable name, value) of every metric that the report defines."""
-    rows = [(key, name, report[key]) for key, name in METRIC_NAMES.items() if report.get(key) is not None]
-    rows += [
-        (f"kendall_tau_{count}", f"Kendall τ, {count} images", tau)
-        for count, tau in report.get("tau", {}).items()
-        if tau is not None
+def _rows(report: Report) -> list[tuple[str, str, float, str]]:
+    """(metric type, readable name, value, value for people) of every metric that the report defines."""
+    found = [(metric, name, metric.label, report.readable.metrics.get(name)) for name, metric in METRICS.items()]
+    kendall = METRICS["kendall"]
+    found += [
+        (kendall, f"kendall_tau_{count}", f"{kendall.title}, {count} images", tau)
+        for count, tau in report.readable.tau.items()
     ]
-    return rows
+    return [(kind, label, value, metric.show(value)) for metric, kind, label, value in found if value is not None]
 
 
-def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None) -> ModelCard:
+def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: Report | None = None) -> ModelCard:
     """Card of a LoRA adapter: what it was trained from and for, and how well it does.
 
     Args:
@@ -72,8 +71,8 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
     task = get_task(task)
     if stage not in STAGES:
         raise ValueError(f"Unknown stage {stage!r}; wanted one of {', '.join(STAGES)}.")
-    if report is not None and report["task"] != task.name:
-        raise ValueError(f"The report is of task {report['task']!r}, the card of task {task.name!r}.")
+    if report is not None and report.task != task.name:
+        raise ValueError(f"The report is of task {report.task!r}, the card of task {task.name!r}.")
     base = public_name(base_model)
     rows = _rows(report) if report else []
     name = f"rarl-{task.name}-{stage}"
@@ -86,7 +85,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
             metric_name=label,
             metric_value=round(value, 4),
         )
-        for kind, label, value in rows
+        for kind, label, value, _ in rows
     ]
     data = ModelCardData(
         base_model=base if "/" in base else None,
@@ -106,10 +105,10 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         lines = [
             "| metric | value |",
             "|---|---|",
-            *(f"| {label} | {show_metric(value)} |" for _, label, value in rows),
+            *(f"| {label} | {shown} |" for _, label, _, shown in rows),
         ]
         text += ["## Results", "\n".join(lines)]
-        text += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
+        text += [f"Over readable answers; {report.failure_rate:.1%} of all answers were unreadable."]
     use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"
     if stage == "levels_sft":
         use = "Its answers are words: `rarl.levels.expected_values` reads them as numbers."
@@ -118,11 +117,11 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
 
 
 def write_model_card(
-    output_dir: str | Path, base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None
+    output_dir: str | Path, base_model: str, task: str | OrdinalTask, *, stage: str, report: Report | None = None
 ) -> Path:
     """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
     path = Path(output_dir) / "README.md"
-    path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8", errors="replace")
+    path.write_text(model_card(base_model, task, stage, report=report).content, encoding="utf-8", errors="replace")
     return path
 
 
@@ -161,6 +160,7 @@ def create_repository(repo_id: str, private: bool | None = True, token: str | No
 def push_adapter(
     folder: str | Path,
     repo_id: str,
+    *,
     private: bool | None = True,
     commit_message: str = "Upload the adapter",
     token: str | None = None,

@@ -328,7 +328,9 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     size = a.size if a.source == "builtin" else None
     source = load_source(a.source, a.build_task(), a.folder, a.csv, size, a.split_seed, a.min_pixels, a.max_pixels)
     numbers = a.eval_num_images if a.eval_prompts else []
-    test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
+    test, median = heldout_prompts(
+        source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed
+    )
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     labels = [source.values[i] for i in indices]
     if a.gor_vocabulary is not None:
@@ -405,7 +407,7 @@ def check_lengths(data: Data, path: str, processor: Any, max_completion_length: 
     """
     context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
     check_context(data.train, processor, context, max_completion_length)
-    check_test_context(data.test, processor, context, eval_max_new_tokens)
+    check_test_context(data.test, processor, context, max_new_tokens=eval_max_new_tokens)
 
 
 def longest_reference(data: Data, processor: Any) -> int:
@@ -572,15 +574,15 @@ def finish(
                 model,
                 processor,
                 data.test,
-                data.source.task,
-                arguments.eval_batch_size,
-                arguments.eval_max_new_tokens,
+                task=data.source.task,
+                batch_size=arguments.eval_batch_size,
+                max_new_tokens=arguments.eval_max_new_tokens,
                 constant=data.median,
             )
         write_report(report, output_dir / "report.json")
     if is_adapter:
-        write_model_card(output_dir, path, data.source.task, stage, report)
+        write_model_card(output_dir, path, data.source.task, stage=stage, report=report)
         if repository is not None:
-            push_adapter(output_dir, repository, args.hub_private_repo, token=args.hub_token)
+            push_adapter(output_dir, repository, private=args.hub_private_repo, token=args.hub_token)
     if report is not None:  # last: what is printed may be lost, what is done stays
         Console().print(report_table({stage: report}, title=data.source.task.name))
