@@ -81,8 +81,8 @@ def compare(
             progress.update(task, completed=done, total=total, description="trainings" if cell is None else str(cell))
 
         with clean_stdout():
-            outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
-    comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
+            outcome = run(data, chosen, range(seeds), folder=out, settings=keywords, jobs=jobs, progress=show)
+    comparison = summarize(outcome.results, [table.name for table in data], chosen, seeds=range(seeds))
     if plot is not None and any(comparison.rows.values()):
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_comparison(comparison, plot)

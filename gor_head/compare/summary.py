@@ -76,7 +76,7 @@ class Comparison:
 
 
 def summarize(
-    results: Mapping[Cell, Result], tables: Sequence[str], methods: Sequence[Method], seeds: Sequence[int]
+    results: Mapping[Cell, Result], tables: Sequence[str], methods: Sequence[Method], *, seeds: Sequence[int]
 ) -> Comparison:
     """Sum up cells.
 
