@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
-from gor_head.metrics import METRICS
+from gor_head.evaluation import evaluate_predictions
+from gor_head.metrics import METRICS, Metric
 from rarl import tiny
 from rarl.datasets import load_source
 from rarl.evaluation.heldout import heldout_prompts
 from rarl.evaluation.protocol import evaluate, farthest_end, mean, one_image_metrics, score
-from rarl.evaluation.reports import Constant, Report, Scores
+from rarl.evaluation.reports import Constant, Report, Scores, read_report, write_report
+from rarl.evaluation.tables import report_table
+from rarl.hub import model_card
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask, get_task
 
@@ -166,6 +170,26 @@ def test_perfect_answers_score_perfectly_on_every_task() -> None:
         best = 0 if METRICS[task.metric].better == "smaller" else 1
         assert report.readable.metrics[task.metric] == pytest.approx(best)
         assert report.strict.tau == report.readable.tau and report.failure_rate == 0
+
+
+def test_a_new_metric_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def median_error(truth: Any, prediction: Any) -> float:
+        return float(np.median(np.abs(np.asarray(prediction) - np.asarray(truth))))
+
+    entry = Metric("median_error", "median", "Median absolute error", median_error, "smaller", of_tasks=True)
+    with pytest.raises(ValueError, match="metric must be 'mae', 'accuracy' or 'srcc', got 'median_error'"):
+        OrdinalTask("shade", "shade", 0, 10, 1, metric="median_error")
+    monkeypatch.setitem(METRICS, entry.name, entry)
+    task = OrdinalTask("shade", "shade", 0, 10, 1, metric="median_error")
+    report = score({1: [answer((1, 1)), answer((1, 4)), GARBAGE]}, {1: [[1], [2], [3]]}, task)
+    assert report.readable.metrics == {"mae": 1.0, "median_error": 1.0}
+    assert report.strict is not None and report.strict.metrics["median_error"] == 2.0
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path) == report
+    headings = [str(column.header) for column in report_table({"a": report}).columns]
+    assert headings == ["model", "MAE ↓", "median ↓", "unreadable"]
+    assert "| Median absolute error | 1.000 |" in model_card("org/model", task, "sft", report=report).text
+    assert evaluate_predictions([1, 2, 3], [1, 4, 3]).metrics["median_error"] == 0.0
 
 
 def test_reasons_are_counted() -> None:
