@@ -113,12 +113,12 @@ def measure(
     """
     methods = variants(names)
     outcome = run(
-        [table], list(methods.values()), range(seeds), folder, settings=settings, jobs=jobs, progress=progress
+        [table], list(methods.values()), range(seeds), folder=folder, settings=settings, jobs=jobs, progress=progress
     )
     results = {}
     for name in names:
         of_ablation = [methods[variant] for variant in ABLATIONS[name]]
-        comparison = summarize(outcome.results, [table.name], of_ablation, list(range(seeds)))
+        comparison = summarize(outcome.results, [table.name], of_ablation, seeds=list(range(seeds)))
         results[name] = {variant: _figures(comparison, table.name, methods[variant]) for variant in ABLATIONS[name]}
     return {"results": results, "failures": {str(cell): error for cell, error in outcome.failures.items()}}
 

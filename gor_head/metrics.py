@@ -3,12 +3,12 @@
 Every metric takes true labels and predictions, `[n]` each, in the same units, as sequences, arrays or tensors, and
 returns a float. They raise ValueError, naming the argument, unless both are n ≥ 1 finite numbers in one dimension.
 
-A correlation with a constant is undefined; here it is 0.0, as is any correlation of a single row: constant predictions
-order nothing.
+A correlation with a constant is undefined; the functions give 0.0, as of any correlation of a single row: constant
+predictions order nothing. [`METRICS`], the table of all metrics, says what reports make of an undefined metric.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,22 +17,29 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from gor_head.grid import as_labels
-from gor_head.numbers import write_number
+from gor_head.numbers import read_number, show_metric, write_number
 
+Direction = Literal["smaller", "larger"]
 Ties = Literal["half", "legacy"]
 Numbers = NDArray[np.float64]
 
 
 def mae(truth: Any, prediction: Any) -> float:
-    """Mean absolute error, in units of the label."""
+    """Mean absolute error, in units of the label; the sum does not overflow, however wild a prediction."""
     truth, prediction = _pair(truth, prediction)
-    return float(np.abs(prediction - truth).mean())
+    return _mean(np.abs(prediction - truth))
 
 
 def rmse(truth: Any, prediction: Any) -> float:
     """Root of the mean squared error, in units of the label."""
     truth, prediction = _pair(truth, prediction)
     return math.sqrt(np.square(prediction - truth).mean())
+
+
+def accuracy(truth: Any, prediction: Any) -> float:
+    """Share of exactly right predictions, 0..1."""
+    truth, prediction = _pair(truth, prediction)
+    return _mean(prediction == truth)
 
 
 def cumulative_score(truth: Any, prediction: Any, tolerance: float = 5) -> float:
@@ -60,7 +67,7 @@ def lcc(truth: Any, prediction: Any) -> float:
 def srcc(truth: Any, prediction: Any) -> float:
     """Spearman's rank correlation, tied rows sharing their mean rank, −1..1; 0.0 if either side is constant."""
     truth, prediction = _pair(truth, prediction)
-    return 0.0 if _constant(truth, prediction) else float(stats.spearmanr(truth, prediction).statistic)
+    return 0.0 if _constant(truth, prediction) else float(stats.spearmanr(prediction, truth).statistic)
 
 
 def kendall(truth: Any, prediction: Any) -> float:
@@ -99,6 +106,104 @@ def xauc(truth: Any, prediction: Any, ties: Ties = "half") -> float:
     surplus = round(_tau(truth, prediction) * math.sqrt(judged) * math.sqrt(_untied_pairs(prediction)))
     pairs = judged if ties == "half" else len(truth) * (len(truth) - 1) // 2
     return (judged + surplus) / 2 / pairs
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as reports and tables have it.
+
+    Args:
+        name: Key in reports, and what a task or an option calls it.
+        title: Short name, for the heading of a column.
+        label: Name in words.
+        function: (true labels, predictions) → number, for the rows on which the metric is defined.
+        better: Whether smaller or larger numbers are better.
+        wants: What has to differ between at least two rows for the metric to be defined: nothing, the true labels, or
+            both the true labels and the predictions.
+        format: A number of it for people.
+        of_tasks: Whether a task of images may name it as its metric.
+        of_labels: Whether `gor evaluate` reports it.
+    """
+
+    name: str
+    title: str
+    label: str
+    function: Callable[[Any, Any], float]
+    better: Direction
+    wants: Literal["nothing", "truth", "both"] = "nothing"
+    format: Callable[[Any], str] = show_metric
+    of_tasks: bool = False
+    of_labels: bool = True
+
+    def __call__(self, truth: Any, prediction: Any) -> float | None:
+        """The metric of true labels and predictions, `[n]` each; `None` where it is undefined, see [`METRICS`].
+
+        Raises:
+            ValueError: If these are not as many predictions as labels, or not finite numbers in one dimension.
+        """
+        if len(truth) == len(prediction) == 0:
+            return None
+        truth, prediction = _pair(truth, prediction)
+        sides = {"nothing": (), "truth": (truth,), "both": (truth, prediction)}[self.wants]
+        return None if _constant(*sides) else self.function(truth, prediction)
+
+    @property
+    def heading(self) -> str:
+        """The title, with an arrow in the direction that is better."""
+        return f"{self.title} {'↓' if self.better == 'smaller' else '↑'}"
+
+    def show(self, value: float | None, format: Callable[[Any], str] | None = None) -> str:
+        """A value for people, a dash where it is undefined; `format` for a table whose figures all have another."""
+        return "–" if value is None else (format or self.format)(value)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("mae", "MAE", "Mean absolute error", mae, "smaller", of_tasks=True),
+        Metric("rmse", "RMSE", "Root mean squared error", rmse, "smaller"),
+        Metric("accuracy", "accuracy", "Accuracy", accuracy, "larger", of_tasks=True, of_labels=False),
+        Metric("lcc", "LCC", "Linear correlation", lcc, "larger", "both"),
+        Metric("srcc", "SRCC", "Spearman rank correlation", srcc, "larger", "both", of_tasks=True),
+        Metric("kendall", "Kendall τ", "Kendall rank correlation", kendall, "larger", "both"),
+        Metric("xauc", "XAUC", "Share of pairs in the right order", xauc, "larger", "truth"),
+    )
+}
+"""The table of all metrics, in the order in which reports and tables list them: by its name, all that tasks, reports,
+tables, model cards and commands know of a metric. A new metric is one function above and one entry here.
+
+There is one rule for an undefined metric. Every metric of no rows is undefined, a correlation where the true labels or
+the predictions are all equal, XAUC where the true labels are. Calling the entry then gives `None`, which is `null` in
+JSON and a dash in tables; model cards leave it out. The functions themselves refuse no rows, and otherwise give the
+number of predictions that order nothing (0.0, XAUC 0.5): it is what a mean over several evaluations counts.
+"""
+
+
+def cumulative_metric(tolerance: float) -> Metric:
+    """The entry of [`cumulative_score`] for one tolerance, named `cs@5` for 5."""
+    digits = write_number(tolerance)
+    name = f"cs@{digits}"
+    return Metric(
+        name,
+        name.upper(),
+        f"Share of errors up to {digits}",
+        lambda truth, prediction: cumulative_score(truth, prediction, tolerance),
+        "larger",
+    )
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of a name: that of [`METRICS`], or [`cumulative_metric`] of a name such as `cs@5`.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    tolerance = read_number(name.removeprefix("cs@")) if name.startswith("cs@") else None
+    if tolerance is None:
+        raise ValueError(f"Unknown metric {name!r}; wanted one of {', '.join(METRICS)}, or cs@ and a number.")
+    return cumulative_metric(tolerance)
 
 
 @dataclass(frozen=True)
@@ -172,6 +277,11 @@ def _pair(truth: Any, prediction: Any) -> tuple[Numbers, Numbers]:
     if len(true) != len(predicted):
         raise ValueError(f"prediction: wanted {len(true)} numbers, one per true label, got {len(predicted)}.")
     return true, predicted
+
+
+def _mean(numbers: NDArray[Any]) -> float:
+    """Arithmetic mean, which overflows no sooner than its parts do and does not depend on their order."""
+    return math.fsum(number / len(numbers) for number in numbers.tolist())
 
 
 def _constant(*sides: Numbers) -> bool:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, EvalResult, ModelCard
 
-from gor_head.numbers import show_metric
+from gor_head.metrics import METRICS
 from gor_head.vlm.hub import CARD_FILE, adapter_files, build_card, public_name, push_files
-from rarl.evaluation import Report
+from rarl.evaluation.reports import Report
 from rarl.task import OrdinalTask, get_task
 
 TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
@@ -18,21 +18,20 @@ STAGES = {
     "stage1": "stage 1: one image a prompt, regression and format rewards",
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }
-METRIC_NAMES = {"mae": "Mean absolute error", "accuracy": "Accuracy", "srcc": "Spearman rank correlation"}
 
 
-def _rows(report: Report) -> list[tuple[str, str, float]]:
-    """(metric type, readable name, value) of every metric that the report defines."""
-    rows = [(key, name, report[key]) for key, name in METRIC_NAMES.items() if report.get(key) is not None]
-    rows += [
-        (f"kendall_tau_{count}", f"Kendall τ, {count} images", tau)
-        for count, tau in report.get("tau", {}).items()
-        if tau is not None
+def _rows(report: Report) -> list[tuple[str, str, float, str]]:
+    """(metric type, readable name, value, value for people) of every metric that the report defines."""
+    found = [(metric, name, metric.label, report.readable.metrics.get(name)) for name, metric in METRICS.items()]
+    kendall = METRICS["kendall"]
+    found += [
+        (kendall, f"kendall_tau_{count}", f"{kendall.title}, {count} images", tau)
+        for count, tau in report.readable.tau.items()
     ]
-    return rows
+    return [(kind, label, value, metric.show(value)) for metric, kind, label, value in found if value is not None]
 
 
-def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None) -> ModelCard:
+def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: Report | None = None) -> ModelCard:
     """Card of a LoRA adapter: what it was trained from and for, and how well it does.
 
     Args:
@@ -47,8 +46,8 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
     task = get_task(task)
     if stage not in STAGES:
         raise ValueError(f"Unknown stage {stage!r}; wanted one of {', '.join(STAGES)}.")
-    if report is not None and report["task"] != task.name:
-        raise ValueError(f"The report is of task {report['task']!r}, the card of task {task.name!r}.")
+    if report is not None and report.task != task.name:
+        raise ValueError(f"The report is of task {report.task!r}, the card of task {task.name!r}.")
     base = public_name(base_model)
     rows = _rows(report) if report else []
     name = f"rarl-{task.name}-{stage}"
@@ -61,7 +60,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
             metric_name=label,
             metric_value=round(value, 4),
         )
-        for kind, label, value in rows
+        for kind, label, value, _ in rows
     ]
     paragraphs = [
         f"A LoRA adapter of `{base}` that judges the {task.rule} of images ({task.value_range}): one value an image, "
@@ -72,10 +71,10 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
         lines = [
             "| metric | value |",
             "|---|---|",
-            *(f"| {label} | {show_metric(value)} |" for _, label, value in rows),
+            *(f"| {label} | {shown} |" for _, label, _, shown in rows),
         ]
         paragraphs += ["## Results", "\n".join(lines)]
-        paragraphs += [f"Over readable answers; {report['failure_rate']:.1%} of all answers were unreadable."]
+        paragraphs += [f"Over readable answers; {report.failure_rate:.1%} of all answers were unreadable."]
     use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"
     if stage == "levels_sft":
         use = "Its answers are words: `rarl.levels.expected_values` reads them as numbers."
@@ -84,11 +83,11 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, report: Rep
 
 
 def write_model_card(
-    output_dir: str | Path, base_model: str, task: str | OrdinalTask, stage: str, report: Report | None = None
+    output_dir: str | Path, base_model: str, task: str | OrdinalTask, *, stage: str, report: Report | None = None
 ) -> Path:
     """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
     path = Path(output_dir) / CARD_FILE
-    path.write_text(model_card(base_model, task, stage, report).content, encoding="utf-8", errors="replace")
+    path.write_text(model_card(base_model, task, stage, report=report).content, encoding="utf-8", errors="replace")
     return path
 
 

@@ -80,7 +80,7 @@ class LevelRows(RowTransform):
         return rows
 
 
-def expected_values(model: Any, processor: Any, images: Sequence[Any], levels: Levels) -> list[float]:
+def expected_values(model: Any, processor: Any, images: Sequence[Any], *, levels: Levels) -> list[float]:
     """Expected value of each image: Σ p(word) · centre, over the words' whole sentences, so that words may have any
     number of tokens.
 
@@ -119,6 +119,7 @@ def evaluate_levels(
     model: Any,
     processor: Any,
     datasets: dict[int, Any],
+    *,
     levels: Levels,
     batch_size: int = 8,
     constant: float | None = None,
@@ -145,10 +146,11 @@ def evaluate_levels(
         starts = range(0, len(rows), step)
         for start in track(starts, "Rating", console=console, disable=not console.is_terminal):
             batch = [rows[place] for place in range(start, min(start + step, len(rows)))]
-            values = expected_values(model, processor, [image for row in batch for image in row["images"]], levels)
+            images = [image for row in batch for image in row["images"]]
+            values = expected_values(model, processor, images, levels=levels)
             for place in range(len(batch)):
                 own = values[place * num_images : (place + 1) * num_images]
                 completions[num_images].append(build_completion(own, numbers))
     model.train(was_training)
     values_by_number = {number: [list(truth) for truth in rows["values"]] for number, rows in datasets.items()}
-    return score(completions, values_by_number, levels.task, constant)
+    return score(completions, values_by_number, levels.task, constant=constant)

@@ -9,13 +9,12 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from gor_head.metrics import METRICS
 from gor_head.numbers import write_number
 from gor_head.text import write_value
 from gor_head.vocabulary import CoDiVocabulary
-
-Metric = Literal["mae", "accuracy", "srcc"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class OrdinalTask:
         maximum: Largest value that a label may have.
         tolerance: δ of the regression reward, in the units of the label; must be positive.
         integer: Whether labels are whole numbers.
-        metric: Metric for one-image prompts: `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"`
-            (Spearman's rank correlation).
+        metric: Metric for one-image prompts, of those in [`METRICS`](gor_head.metrics.METRICS) that tasks may name:
+            `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"` (Spearman's rank correlation).
         vocabulary: Value tokens in which answers write numbers, as `CoDiVocabulary.to_dict()` gives them; None for
             digits. See [`OrdinalTask.with_vocabulary`].
 
@@ -54,7 +53,7 @@ class OrdinalTask:
     maximum: float
     tolerance: float
     integer: bool = False
-    metric: Metric = "mae"
+    metric: str = "mae"
     vocabulary: dict[str, Any] | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +71,10 @@ class OrdinalTask:
             )
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise ValueError(f"Task {self.name!r}: tolerance must be a positive number, got {self.tolerance}.")
-        if self.metric not in ("mae", "accuracy", "srcc"):
-            raise ValueError(f"Task {self.name!r}: metric must be 'mae', 'accuracy' or 'srcc', got {self.metric!r}.")
+        metrics = [repr(metric.name) for metric in METRICS.values() if metric.of_tasks]
+        if repr(self.metric) not in metrics:
+            wanted = f"{', '.join(metrics[:-1])} or {metrics[-1]}"
+            raise ValueError(f"Task {self.name!r}: metric must be {wanted}, got {self.metric!r}.")
         if self.vocabulary is not None:
             self._check_vocabulary(self.codes)
 

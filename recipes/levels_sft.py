@@ -67,7 +67,12 @@ def main() -> None:
         "levels_sft",
         repository,
         lambda model, processor: evaluate_levels(
-            model, processor, data.test, levels, arguments.eval_batch_size, data.median
+            model,
+            processor,
+            data.test,
+            levels=levels,
+            batch_size=arguments.eval_batch_size,
+            constant=data.median,
         ),
     )
 

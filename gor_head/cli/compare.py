@@ -81,8 +81,8 @@ def compare(
             progress.update(task, completed=done, total=total, description="trainings" if cell is None else str(cell))
 
         with clean_stdout():
-            outcome = run(data, chosen, range(seeds), out, settings=keywords, jobs=jobs, progress=show)
-    comparison = summarize(outcome.results, [table.name for table in data], chosen, range(seeds))
+            outcome = run(data, chosen, range(seeds), folder=out, settings=keywords, jobs=jobs, progress=show)
+    comparison = summarize(outcome.results, [table.name for table in data], chosen, seeds=range(seeds))
     if plot is not None and any(comparison.rows.values()):
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_comparison(comparison, plot)
@@ -121,6 +121,8 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
     from rich.table import Table
     from rich.text import Text
 
+    from gor_head.metrics import METRICS
+
     # A name may break between words only.
     widths = {row: max(FIGURE_WIDTH, *map(len, row.split())) for row in comparison.rows}
     parts: list[list[str]] = [[]]
@@ -131,7 +133,9 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
         parts[-1].append(row)
     shown = []
     for part in parts:
-        table = Table(title="MAE ↓ (* best, ≈ tied)\nSRCC ↑ below", show_lines=True)
+        table = Table(
+            title=f"{METRICS['mae'].heading} (* best, ≈ tied)\n{METRICS['srcc'].heading} below", show_lines=True
+        )
         table.add_column("table", max_width=NAME_WIDTH - 4, overflow="fold")
         for row in part:
             table.add_column(Text(row), justify="right", max_width=widths[row])

@@ -96,7 +96,7 @@ def fingerprint(table: Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def cell_settings(cell: Cell, method: Method, data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def cell_settings(cell: Cell, method: Method, data: str, *, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All that a cell's predictions depend on, as plain JSON: every parameter of the estimator, defaults included.
 
     Raises:
@@ -148,7 +148,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def measure(table: Table, method: Method, seed: int, settings: Mapping[str, Any]) -> tuple[Result, list[str]]:
+def measure(table: Table, method: Method, seed: int, *, settings: Mapping[str, Any]) -> tuple[Result, list[str]]:
     """Train a method on the split of a seed and predict its test rows in every way that the method is read.
 
     Returns:
@@ -180,7 +180,7 @@ def measure(table: Table, method: Method, seed: int, settings: Mapping[str, Any]
     return result, sorted({f"{warning.category.__name__}: {warning.message}" for warning in caught})
 
 
-def write(path: Path, result: Result, settings: Mapping[str, Any], notes: list[str]) -> None:
+def write(path: Path, result: Result, settings: Mapping[str, Any], *, notes: list[str]) -> None:
     """Write a cell's file at once: under its name there is never half a file."""
     about = {
         "settings": settings,

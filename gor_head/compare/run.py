@@ -44,8 +44,8 @@ def run(
     tables: Sequence[Table],
     methods: Sequence[Method],
     seeds: Iterable[int],
-    folder: str | Path,
     *,
+    folder: str | Path,
     settings: Mapping[str, Any] | None = None,
     jobs: int = 1,
     progress: Callable[[int, int, Cell | None], None] | None = None,
@@ -86,7 +86,8 @@ def run(
     longest_first = sorted(tables, key=lambda table: -len(table.labels))
     cells = [Cell(table.name, method.name, seed) for table in longest_first for method in methods for seed in seeds]
     wanted = {
-        cell: cell_settings(cell, by_method[cell.method], data[cell.table], by_settings[cell.method]) for cell in cells
+        cell: cell_settings(cell, by_method[cell.method], data[cell.table], settings=by_settings[cell.method])
+        for cell in cells
     }
 
     outcome = Run()
@@ -143,8 +144,8 @@ def _run_cell(
     path = cell.path(folder)
     errors = path.with_suffix(".error.txt")
     try:
-        result, notes = measure(table, method, cell.seed, settings)
-        write(path, result, wanted, notes)
+        result, notes = measure(table, method, cell.seed, settings=settings)
+        write(path, result, wanted, notes=notes)
     except Exception as error:  # any defect of any method must leave the other cells be
         errors.parent.mkdir(parents=True, exist_ok=True)
         errors.write_text(traceback.format_exc(), encoding="utf-8", errors="replace")

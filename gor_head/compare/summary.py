@@ -19,7 +19,7 @@ class Entry:
 
     Attributes:
         standing: MAE over the test rows of all seeds, and how it compares with the best row.
-        srcc: Mean over seeds of Spearman's correlation; predictions that are all equal count as 0.
+        srcc: Mean over seeds of Spearman's correlation; where it is undefined, all predictions being equal, it is 0.
         relative: MAE over the best MAE of the table, from 1 on.
         rank: Rank of the MAE among the rows of the table, 1 the best, equal ones sharing the mean of their ranks.
         fit_seconds: Mean time of a training.
@@ -76,7 +76,7 @@ class Comparison:
 
 
 def summarize(
-    results: Mapping[Cell, Result], tables: Sequence[str], methods: Sequence[Method], seeds: Sequence[int]
+    results: Mapping[Cell, Result], tables: Sequence[str], methods: Sequence[Method], *, seeds: Sequence[int]
 ) -> Comparison:
     """Sum up cells.
 

@@ -71,17 +71,19 @@ def evaluate(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
-    datasets, median = heldout_prompts(images, split, num_images, num_prompts, min_gap, split_seed)
+    datasets, median = heldout_prompts(
+        images, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
+    )
     loaded, processor = load_model(model, adapter)
     context = loaded.config.get_text_config().max_position_embeddings
-    check_test_context(datasets, processor, context, max_new_tokens)
+    check_test_context(datasets, processor, context, max_new_tokens=max_new_tokens)
     report = evaluate_model(
         loaded,
         processor,
         datasets,
-        images.task,
-        batch_size,
-        max_new_tokens,
+        task=images.task,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
         constant=median,
         decode=decode,
         interval=interval,

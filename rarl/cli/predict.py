@@ -49,10 +49,10 @@ def predict(
         loaded,
         processor,
         opened,
-        judged,
-        max_new_tokens,
-        decode,
-        interval,
+        task=judged,
+        max_new_tokens=max_new_tokens,
+        decode=decode,
+        interval=interval,
     )
     if as_json:
         columns = {"image": images, "value": prediction.values, "rank": prediction.ranks}

@@ -42,9 +42,9 @@ def report(
     from rarl.evaluation.tables import report_table
 
     check_output_folder(output, ("report.json", "curves.png") if curves else ("report.json",))
-    gathered = gather({name: read_report(path) for name, path in named_paths(run, "--run").items()})
+    runs = gather({name: read_report(path) for name, path in named_paths(run, "--run").items()})
     histories = {name: read_history(path) for name, path in named_paths(curves, "--curves").items()}
-    write_report(gathered, output / "report.json")
+    write_report(runs, output / "report.json")
     if histories:
         plot_curves(histories, output / "curves.png")
-    Console().print(report_table(gathered))
+    Console().print(report_table(runs.reports, runs.constant))

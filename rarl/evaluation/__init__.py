@@ -1,6 +1,5 @@
 """Evaluation: generate answers, score them by the paper's protocol, show tables and curves."""
 
-from typing import Any
+from rarl.evaluation.reports import Report
 
-Report = dict[str, Any]
-"""JSON-ready result of `rarl.evaluation.protocol.score`, which documents its keys."""
+__all__ = ["Report"]

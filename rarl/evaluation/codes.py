@@ -22,7 +22,7 @@ def interval_ends(interval: float) -> tuple[float, float]:
 
 
 def code_processors(
-    processor: Any, task: OrdinalTask, decode: Decode = "greedy", level: float = 0.5, number: int | None = None
+    processor: Any, task: OrdinalTask, decode: Decode = "greedy", *, level: float = 0.5, number: int | None = None
 ) -> Callable[[], LogitsProcessorList]:
     """Makes the logits processors of one `generate` call for a task.
 

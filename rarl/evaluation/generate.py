@@ -67,6 +67,7 @@ def generate_answers(
     model: Any,
     processor: Any,
     rows: Any,
+    *,
     batch_size: int = 8,
     max_new_tokens: int = 1024,
     progress: bool = True,

@@ -11,6 +11,7 @@ def heldout_prompts(
     source: ImageSource,
     split: str = "test",
     num_images: list[int] | tuple[int, ...] = (1, 2, 4, 8),
+    *,
     num_prompts: int = 200,
     min_gap: float = 0.0,
     seed: int = 0,
@@ -51,7 +52,7 @@ def heldout_prompts(
 
 
 def check_test_context(
-    datasets: dict[int, Any], processor: Any, max_position_embeddings: int, max_new_tokens: int
+    datasets: dict[int, Any], processor: Any, max_position_embeddings: int, *, max_new_tokens: int
 ) -> None:
     """[`check_context`](rarl.datasets.validation.check_context) for prompts of [`heldout_prompts`].
 

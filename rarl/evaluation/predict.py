@@ -49,6 +49,7 @@ def predict(
     model: Any,
     processor: Any,
     images: Sequence[Image.Image],
+    *,
     task: str | OrdinalTask,
     max_new_tokens: int = 1024,
     decode: Decode = "greedy",
@@ -68,10 +69,22 @@ def predict(
     row = {"prompt": build_prompt(task, len(images)), "images": list(images)}
     ends = [] if interval is None else interval_ends(interval)
     processors = [code_processors(processor, task, decode)]
-    numbers = range(len(images))
-    processors += [code_processors(processor, task, "quantile", level, place) for place in numbers for level in ends]
+    processors += [
+        code_processors(processor, task, "quantile", level=level, number=number)
+        for number in range(len(images))
+        for level in ends
+    ]
     text, *end_texts = (
-        generate_answers(model, processor, [row], 1, max_new_tokens, False, own)[0] for own in processors
+        generate_answers(
+            model,
+            processor,
+            [row],
+            batch_size=1,
+            max_new_tokens=max_new_tokens,
+            progress=False,
+            logits_processors=logits_processors,
+        )[0]
+        for logits_processors in processors
     )
     answer = parse_answer(text, len(images))
     if not answer.readable:

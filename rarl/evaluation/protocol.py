@@ -8,14 +8,15 @@ strictly, where an unreadable answer scores the worst value there is.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from scipy.stats import spearmanr
-
+from gor_head.metrics import METRICS
 from rarl.answer import parse_answer
-from rarl.evaluation import Report
 from rarl.evaluation.codes import Decode, code_processors, interval_ends
 from rarl.evaluation.generate import generate_answers
+from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
 
@@ -28,29 +29,6 @@ def mean(numbers: Sequence[float]) -> float | None:
 def farthest_end(value: float, task: OrdinalTask) -> float:
     """The end of the task's range that is farther from `value`: the worst prediction of it."""
     return task.minimum if value - task.minimum > task.maximum - value else task.maximum
-
-
-def mean_absolute_error(predictions: Sequence[float], values: Sequence[float]) -> float | None:
-    """Mean of `|v̂ − v|` in the units of the label, `None` of nothing."""
-    return mean([abs(predicted - value) for predicted, value in zip(predictions, values, strict=True)])
-
-
-def accuracy(predictions: Sequence[float], values: Sequence[float]) -> float | None:
-    """Share of exactly right predictions in 0..1, `None` of nothing."""
-    return mean([float(predicted == value) for predicted, value in zip(predictions, values, strict=True)])
-
-
-def rank_correlation(predictions: Sequence[float], values: Sequence[float]) -> float | None:
-    """Spearman's rank correlation (SRCC) in −1..1, ties averaged.
-
-    `None` where it is not defined: fewer than two pairs, or one side constant.
-    """
-    if len(set(predictions)) < 2 or len(set(values)) < 2:
-        return None
-    return float(spearmanr(predictions, values).statistic)
-
-
-METRICS = {"mae": mean_absolute_error, "accuracy": accuracy, "srcc": rank_correlation}
 
 
 def metric_names(task: OrdinalTask) -> list[str]:
@@ -81,8 +59,8 @@ def one_image_metrics(
     strict: dict[str, float | None] = {}
     for name in metric_names(task):
         metric = METRICS[name]
-        readable[name] = metric([predicted for predicted, _ in read], [value for _, value in read])
-        strict[name] = metric(worst, values)
+        readable[name] = metric([value for _, value in read], [predicted for predicted, _ in read])
+        strict[name] = metric(values, worst)
     return readable, strict
 
 
@@ -97,6 +75,7 @@ def score(
     completions: dict[int, list[str]],
     values: dict[int, list[list[float]]],
     task: str | OrdinalTask,
+    *,
     constant: float | None = None,
 ) -> Report:
     """Report on completions, by the number of images of their prompts.
@@ -105,66 +84,63 @@ def score(
         completions: Number of images → completion per prompt.
         values: Number of images → true values per prompt, in prompt order.
         task: The task, or its name.
-        constant: A constant prediction to compare with, such as the median of the training labels.
-
-    Returns:
-        JSON-ready dictionary; numbers of images are string keys, undefined metrics are `None`:
-
-        - `task`; `mae` and the task's metric (`accuracy` or `srcc`) over readable one-image answers;
-        - `tau`: mean Kendall τ over readable answers, per number of images. Prompts whose true values are all tied
-          have no order: they are left out, and counted in `tied`;
-        - `strict`: the same metrics, an unreadable answer scoring the worst (`tau` −1);
-        - `failure_rate`: share of unreadable answers over all prompts; `failures`: their number;
-        - `reasons`: why answers are not well-formed, by the number of images: reason (see
-          [`REASONS`](rarl.answer.REASONS)) → number of answers; of a list with one bad item the rest is read all the
-          same, so there may be more than `failures`;
-        - `num_prompts`, `tied`; `constant` (its `value` and `mae`) if asked for and there are one-image prompts.
+        constant: A constant prediction to compare with, such as the median of the training labels. The report has it
+            if there are one-image prompts.
 
     Raises:
         ValueError: If completions and values differ in number, or a row has a wrong number of values.
     """
     task = get_task(task)
-    report: Report = {"task": task.name, **dict.fromkeys(metric_names(task)), "tau": {}, "failure_rate": None}
-    report["strict"] = {**dict.fromkeys(metric_names(task)), "tau": {}}
-    report |= {"num_prompts": {}, "failures": {}, "reasons": {}, "tied": {}}
+    readable: dict[str, float | None] = dict.fromkeys(metric_names(task))
+    strict = dict(readable)
+    readable_tau: dict[int, float | None] = {}
+    strict_tau: dict[int, float | None] = {}
+    num_prompts: dict[int, int] = {}
+    failures: dict[int, int] = {}
+    reasons: dict[int, dict[str, int]] = {}
+    tied: dict[int, int] = {}
+    baseline = None
     for num_images in sorted(completions):
-        texts, truths, key = completions[num_images], values[num_images], str(num_images)
+        texts, truths = completions[num_images], values[num_images]
         if len(texts) != len(truths):
             raise ValueError(f"{num_images}-image prompts: got {len(texts)} completions for {len(truths)} rows.")
         for row, truth in enumerate(truths):
             if len(truth) != num_images:
                 raise ValueError(f"{num_images}-image prompts: row {row} has {len(truth)} values.")
         answers = [parse_answer(text, num_images) for text in texts]
-        report["reasons"][key] = dict(Counter(answer.reason for answer in answers if answer.reason is not None))
-        report["num_prompts"][key] = len(texts)
+        reasons[num_images] = dict(Counter(answer.reason for answer in answers if answer.reason is not None))
+        num_prompts[num_images] = len(texts)
+        failed = [not answer.readable for answer in answers]
+        failures[num_images] = sum(failed)
         if num_images == 1:
             predictions = [answer.values()[0] for answer in answers]
             labels = [truth[0] for truth in truths]
             readable, strict = one_image_metrics(predictions, labels, task)
-            report |= readable
-            report["strict"] |= strict
-            report["failures"][key] = sum(predicted is None for predicted in predictions)
             if constant is not None:
-                report["constant"] = {
-                    "value": constant,
-                    "mae": mean_absolute_error([constant] * len(labels), labels),
-                }
+                baseline = Constant(constant, METRICS["mae"](labels, [constant] * len(labels)))
         else:
-            failed = [not answer.readable for answer in answers]
             taus = order_scores(texts, truths, task)
-            kept = [(tau, bad) for tau, bad in zip(taus, failed, strict=True) if tau is not None]
-            report["tau"][key] = mean([tau for tau, bad in kept if not bad])
-            report["strict"]["tau"][key] = mean([-1.0 if bad else tau for tau, bad in kept])
-            report["failures"][key] = sum(failed)
-            report["tied"][key] = len(taus) - len(kept)
-    prompts = sum(report["num_prompts"].values())
-    report["failure_rate"] = sum(report["failures"].values()) / prompts if prompts else None
-    return report
+            ordered = [(tau, bad) for tau, bad in zip(taus, failed, strict=True) if tau is not None]
+            readable_tau[num_images] = mean([tau for tau, bad in ordered if not bad])
+            strict_tau[num_images] = mean([-1.0 if bad else tau for tau, bad in ordered])
+            tied[num_images] = len(taus) - len(ordered)
+    prompts = sum(num_prompts.values())
+    return Report(
+        task=task.name,
+        readable=Scores(readable, readable_tau),
+        failure_rate=sum(failures.values()) / prompts if prompts else None,
+        strict=Scores(strict, strict_tau),
+        num_prompts=num_prompts,
+        failures=failures,
+        reasons=reasons,
+        tied=tied,
+        constant=baseline,
+    )
 
 
 def interval_report(
-    low: Sequence[float | None], high: Sequence[float | None], values: Sequence[float], interval: float
-) -> dict[str, float | int | None]:
+    low: Sequence[float | None], high: Sequence[float | None], values: Sequence[float], *, interval: float
+) -> IntervalScores:
     """What intervals of one-image prompts are worth.
 
     Args:
@@ -172,24 +148,21 @@ def interval_report(
         high: Upper end.
         values: True values.
         interval: Share of the distribution that they are meant to hold.
-
-    Returns:
-        `interval`; `coverage`, the share of intervals that hold the true value; `width`, their mean width in units of
-        the label; `unreadable`, the number of prompts that are left out.
     """
     read = [(a, b, value) for a, b, value in zip(low, high, values, strict=True) if a is not None and b is not None]
-    return {
-        "interval": interval,
-        "coverage": mean([float(a <= value <= b) for a, b, value in read]),
-        "width": mean([b - a for a, b, _ in read]),
-        "unreadable": len(values) - len(read),
-    }
+    return IntervalScores(
+        interval=interval,
+        coverage=mean([float(a <= value <= b) for a, b, value in read]),
+        width=mean([b - a for a, b, _ in read]),
+        unreadable=len(values) - len(read),
+    )
 
 
 def evaluate(
     model: Any,
     processor: Any,
     datasets: dict[int, Any],
+    *,
     task: str | OrdinalTask,
     batch_size: int = 8,
     max_new_tokens: int = 1024,
@@ -198,9 +171,7 @@ def evaluate(
     decode: Decode = "greedy",
     interval: float | None = None,
 ) -> Report:
-    """Let a model answer every row greedily, and [`score`] the answers.
-
-    The report also has `tokens_per_answer`: mean tokens of an answer, its end included, per number of images.
+    """Let a model answer every row greedily, and [`score`] the answers; the report also has `tokens_per_answer`.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -223,26 +194,27 @@ def evaluate(
     if interval is not None and 1 not in datasets:
         raise ValueError(f"interval: wanted one-image prompts among the data, got {sorted(datasets)} images.")
     ends = [] if interval is None else interval_ends(interval)
-    end_processors = [code_processors(processor, get_task(task), "quantile", level, 0) for level in ends]
+    end_processors = [code_processors(processor, get_task(task), "quantile", level=level, number=0) for level in ends]
     processors = code_processors(processor, get_task(task), decode)
-    tokens: dict[str, float | None] = {}
+    answer = partial(
+        generate_answers, model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
+    )
+    tokens: dict[int, float | None] = {}
     completions: dict[int, list[str]] = {}
     values: dict[int, list[list[float]]] = {}
     for num_images, rows in datasets.items():
-        texts = generate_answers(model, processor, rows, batch_size, max_new_tokens, progress, processors)
+        texts = answer(rows, logits_processors=processors)
         completions[num_images] = texts
-        tokens[str(num_images)] = mean(
+        tokens[num_images] = mean(
             [1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         )
         values[num_images] = [list(truth) for truth in rows["values"]]
-    report = score(completions, values, task, constant) | {"tokens_per_answer": tokens}
-    if interval is not None:
-        low, high = (
-            [
-                parse_answer(text, 1).values()[0]
-                for text in generate_answers(model, processor, datasets[1], batch_size, max_new_tokens, progress, end)
-            ]
-            for end in end_processors
-        )
-        report["interval"] = interval_report(low, high, [truth for [truth] in values[1]], interval)
-    return report
+    report = replace(score(completions, values, task, constant=constant), tokens_per_answer=tokens)
+    if interval is None:
+        return report
+    low, high = (
+        [parse_answer(text, 1).values()[0] for text in answer(datasets[1], logits_processors=end)]
+        for end in end_processors
+    )
+    truths = [truth for [truth] in values[1]]
+    return replace(report, interval=interval_report(low, high, truths, interval=interval))

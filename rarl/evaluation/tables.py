@@ -3,52 +3,65 @@
 Names are the user's: as `Text` they are shown as they are, while rich reads a plain string as markup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from gor_head.numbers import show_metric, write_number
-from rarl.evaluation import Report
+from gor_head.metrics import METRICS, Metric
+from gor_head.numbers import write_number
 from rarl.evaluation.predict import Prediction
+from rarl.evaluation.reports import CONSTANT, Constant, Report, Scores
 
-TITLES = {"mae": "MAE ↓", "accuracy": "accuracy ↑", "srcc": "SRCC ↑"}
 CAPTION = "τN: Kendall's τ of N images; in brackets: unreadable answers score the worst value"
 
 
-def cell(number: float | None, strict: float | None) -> str:
-    """A metric with three decimals, its strict variant in brackets where failures made it differ."""
-    shown = "–" if number is None else show_metric(number)
-    return shown if strict is None or strict == number else f"{shown} ({show_metric(strict)})"
+def cell(metric: Metric, number: float | None, strict: float | None) -> str:
+    """A value of a metric, its strict variant in brackets where failures made it differ."""
+    shown = metric.show(number)
+    return shown if strict is None or strict == number else f"{shown} ({metric.show(strict)})"
 
 
-def report_table(reports: dict[str, Report], title: str | None = None) -> Table:
+def report_table(reports: Mapping[str, Report], constant: Constant | None = None, title: str | None = None) -> Table:
     """Table of reports: a row per report, columns for the one-image metrics, τ per number of images and failures.
 
     In brackets stands the strict metric, in which an unreadable answer scores the worst value. A column appears if any
-    report has it, so a report of `{"mae": …}` alone (a constant baseline) is a row like the others. Tokens are those of
-    an answer, mean over the numbers of images.
+    report has it. Tokens are those of an answer, mean over the numbers of images.
+
+    Args:
+        reports: Name of a row → report.
+        constant: A constant prediction, which is the last row.
+        title: Title of the table.
     """
-    metrics = [name for name in TITLES if any(report.get(name) is not None for report in reports.values())]
-    counts = sorted({count for report in reports.values() for count in report.get("tau", {})}, key=int)
+    rows = [(name, report.readable, report.strict or Scores({}, {}), report) for name, report in reports.items()]
+    baseline = Scores({} if constant is None else {"mae": constant.mae}, {})
+    found = [readable for _, readable, _, _ in rows] + [baseline]
+    metrics = [
+        metric for name, metric in METRICS.items() if any(readable.metrics.get(name) is not None for readable in found)
+    ]
+    counts = sorted({count for readable in found for count in readable.tau})
     table = Table(title=None if title is None else Text(title, "table.title"), caption=CAPTION)
     table.add_column("model", overflow="fold")
-    for name in metrics:
-        table.add_column(TITLES[name], justify="right")
+    for metric in metrics:
+        table.add_column(metric.heading, justify="right")
     for count in counts:
         table.add_column(f"τ{count} ↑", justify="right")
     table.add_column("unreadable", justify="right")
-    if any(report.get("tokens_per_answer") for report in reports.values()):
+    if any(report.tokens_per_answer for report in reports.values()):
         table.add_column("tokens", justify="right")
-    for name, report in reports.items():
-        strict = report.get("strict", {})
-        cells = [cell(report.get(metric), strict.get(metric)) for metric in metrics]
-        cells += [cell(report.get("tau", {}).get(count), strict.get("tau", {}).get(count)) for count in counts]
-        rate = report.get("failure_rate")
-        cells.append("–" if rate is None else f"{rate:.1%}")
-        tokens = [number for number in report.get("tokens_per_answer", {}).values() if number is not None]
+    for name, readable, strict, report in rows:
+        cells = _cells(readable, strict, metrics, counts)
+        cells.append("–" if report.failure_rate is None else f"{report.failure_rate:.1%}")
+        tokens = [number for number in (report.tokens_per_answer or {}).values() if number is not None]
         table.add_row(Text(name), *cells, *([f"{sum(tokens) / len(tokens):.0f}"] if tokens else []))
+    if constant is not None:
+        table.add_row(Text(CONSTANT), *_cells(baseline, Scores({}, {}), metrics, counts), "–")
     return table
+
+
+def _cells(readable: Scores, strict: Scores, metrics: Sequence[Metric], counts: Sequence[int]) -> list[str]:
+    cells = [cell(metric, readable.metrics.get(metric.name), strict.metrics.get(metric.name)) for metric in metrics]
+    return cells + [cell(METRICS["kendall"], readable.tau.get(count), strict.tau.get(count)) for count in counts]
 
 
 def prediction_table(names: Sequence[str], prediction: Prediction, task: str) -> Table:

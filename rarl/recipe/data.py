@@ -61,7 +61,9 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         max_pixels=a.max_pixels,
     )
     numbers = a.eval_num_images if a.eval_prompts else []
-    test, median = heldout_prompts(source, "test", numbers, a.eval_prompts, a.min_gap, a.split_seed)
+    test, median = heldout_prompts(
+        source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed
+    )
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     labels = [source.values[i] for i in indices]
     if a.gor_vocabulary is not None:
@@ -115,7 +117,7 @@ def check_lengths(data: Data, path: str, processor: Any, max_completion_length: 
     """
     context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
     check_context(data.train, processor, context, max_completion_length)
-    check_test_context(data.test, processor, context, eval_max_new_tokens)
+    check_test_context(data.test, processor, context, max_new_tokens=eval_max_new_tokens)
 
 
 def longest_reference(data: Data, processor: Any) -> int:

@@ -98,14 +98,14 @@ def finish(
                 model,
                 processor,
                 data.test,
-                data.source.task,
-                arguments.eval_batch_size,
-                arguments.eval_max_new_tokens,
+                task=data.source.task,
+                batch_size=arguments.eval_batch_size,
+                max_new_tokens=arguments.eval_max_new_tokens,
                 constant=data.median,
             )
         write_report(report, output_dir / "report.json")
     if is_adapter:
-        write_model_card(output_dir, path, data.source.task, stage, report)
+        write_model_card(output_dir, path, data.source.task, stage=stage, report=report)
         if repository is not None:
             push_adapter(output_dir, repository, private=args.hub_private_repo, token=args.hub_token)
     if report is not None:  # last: what is printed may be lost, what is done stays

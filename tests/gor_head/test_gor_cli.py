@@ -20,13 +20,14 @@ from typer.testing import CliRunner, Result
 from gor_head import CoDiVocabulary
 from gor_head.cli import app
 from gor_head.cli.compare import comparison_tables, overall_table
-from gor_head.cli.evaluate import evaluation, metrics_table, parse_edges, ranges_table
+from gor_head.cli.evaluate import metrics_table, parse_edges, ranges_table
 from gor_head.cli.options import parse_settings
 from gor_head.cli.vocabulary import summary_table, summary_text
 from gor_head.compare import Cell, Comparison, Entry, Overall
 from gor_head.compare.cells import read, split
 from gor_head.compare.plot import comparison_figure
 from gor_head.compare.significance import Standing
+from gor_head.evaluation import evaluate_predictions
 from tests.markup import NAMES
 from tests.outputs import call_with_encoding, unwritable
 
@@ -230,18 +231,19 @@ def test_evaluate(folder: Path, model: Path, tmp_path: Path) -> None:
 
 def test_evaluate_parts_labels_into_fifths_by_default() -> None:
     truth = np.arange(100.0)
-    ranges = evaluation(truth, truth + 1, None, 5)["ranges"]
-    assert [row["count"] for row in ranges] == [21, 20, 20, 20, 19] and all(row["mae"] == 1 for row in ranges)
-    constant = evaluation(np.full(4, 3.0), np.full(4, 3.5), None, 5)["ranges"]
+    ranges = evaluate_predictions(truth, truth + 1).ranges
+    assert [row.count for row in ranges] == [21, 20, 20, 20, 19] and all(row.mae == 1 for row in ranges)
+    constant = evaluate_predictions(np.full(4, 3.0), np.full(4, 3.5)).to_json()["ranges"]
     assert [(row["count"], row["mae"], row["low"]) for row in constant] == [(4, 0.5, None)]
-    assert len(evaluation([0.0] * 9 + [1.0], [0.0] * 10, None, 5)["ranges"]) == 1
+    assert len(evaluate_predictions([0.0] * 9 + [1.0], [0.0] * 10).ranges) == 1
 
 
 def test_numbers_keep_their_digits() -> None:
     """In JSON keys and in tables, where six digits would make 1234567 and 1234568 one."""
     truth = [1234567.0, 1234568.0, 1234569.0]
-    report = evaluation(truth, truth, [1234566.0, 1234568.0, 1234569.0], 1234567.0)
-    assert "cs@1234567" in report
+    edges = [1234566.0, 1234568.0, 1234569.0]
+    report = evaluate_predictions(truth, truth, edges=edges, within=1234567.0)
+    assert "cs@1234567" in report.metrics
     console = Console(file=io.StringIO(), width=160)
     console.print(ranges_table(report))
     assert "1234566 … 1234568" in console.file.getvalue() and "1234568 … 1234569" in console.file.getvalue()
@@ -411,7 +413,7 @@ def test_names_are_shown_as_they_are(name: str) -> None:
     comparison = Comparison(
         {name: {name: entry, f"{name} 2": None}}, {name: Overall(1, 1, 1.0, 1.0, 1.0), f"{name} 2": None}
     )
-    report = evaluation([0.0, 1.0], [0.0, 2.0], None, 5)
+    report = evaluate_predictions([0.0, 1.0], [0.0, 2.0])
     summary = CoDiVocabulary.fit([1, 2, 3]).summary()
     console = Console(width=200, file=io.StringIO())
     for table in [*comparison_tables(comparison, 200), overall_table(comparison), metrics_table(report, name)]:

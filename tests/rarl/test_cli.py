@@ -238,7 +238,8 @@ def test_the_task_that_was_trained_is_known_by_its_name(
 
 
 def test_report_gathers_runs_and_draws_curves(tmp_path: Path) -> None:
-    report = {"task": "count", "mae": 1.5, "accuracy": 0.25, "tau": {"2": 0.5}, "failure_rate": 0.0, "strict": {}}
+    metrics = {"mae": 1.5, "accuracy": 0.25, "tau": {"2": 0.5}}
+    report = {"task": "count", **metrics, "failure_rate": 0.0, "strict": metrics}
     for name in ("sft", "stage2"):
         (tmp_path / name).mkdir()
         run = {**report, "constant": {"value": 5.0, "mae": 2.75}}
@@ -302,7 +303,8 @@ def test_load_model_dtype_mode_and_answer(model_folder: Path) -> None:
     assert next(model.parameters()).dtype is torch.float64 and not model.training
     source = load_source("builtin", task="count", size=2)
     rows = make_dataset(source, range(2), 1, {2: 1.0})
-    assert generate_answers(model, processor, rows, 1, 80, progress=False) == [FIXED_ANSWER]
+    settings = {"batch_size": 1, "max_new_tokens": 80, "progress": False}
+    assert generate_answers(model, processor, rows, **settings) == [FIXED_ANSWER]
 
 
 def test_an_adapter_that_is_nowhere_is_named(pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

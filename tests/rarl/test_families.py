@@ -109,8 +109,8 @@ def test_both_stages(folder: Any, tmp_path: Path, family: str, kind: str) -> Non
     trained, processor = load_model(*((str(base), str(second)) if kind == "lora" else (str(second), None)))
     source = load_source("builtin", task="count", size=SIZE)
     rows = {number: make_dataset(source, np.arange(SIZE), 2, {number: 1.0}) for number in (1, 2)}
-    report = evaluate(trained, processor, rows, "count", max_new_tokens=12, progress=False)
-    assert report["num_prompts"] == {"1": 2, "2": 2} and 0 <= report["failure_rate"] <= 1
+    report = evaluate(trained, processor, rows, task="count", max_new_tokens=12, progress=False)
+    assert report.num_prompts == {1: 2, 2: 2} and 0 <= report.failure_rate <= 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,5 @@
 """The model card, and pushing an adapter with the real Hub client to a server on loopback."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from gor_head.vlm.hub import ADAPTER_FILES, adapter_files, public_name
 from rarl import tiny
+from rarl.evaluation.reports import Report, Scores, write_report
 from rarl.hub import model_card, push_adapter, write_model_card
 from tests.hub_server import HubServer, run_client
 
-REPORT = {
-    "task": "count",
-    "mae": 1.25,
-    "accuracy": 0.5,
-    "tau": {"2": 0.75, "4": None},
-    "failure_rate": 0.125,
-}
+REPORT = Report("count", Scores({"mae": 1.25, "accuracy": 0.5}, {2: 0.75, 4: None}), failure_rate=0.125)
 
 
 @pytest.fixture
@@ -53,8 +47,8 @@ def output_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"state")
     (folder / "training_args.bin").write_bytes(b"pickle")
     (folder / "events.log").write_text("secret")
-    (folder / "report.json").write_text(json.dumps(REPORT))
-    write_model_card(folder, str(base_folder), "count", "stage1", REPORT)
+    write_report(REPORT, folder / "report.json")
+    write_model_card(folder, str(base_folder), "count", stage="stage1", report=REPORT)
     assert (folder / "ref" / "adapter_model.safetensors").is_file()
     return folder
 
@@ -127,7 +121,7 @@ def test_push_refuses_a_folder_without_adapter(output_folder: Path, tmp_path: Pa
 
 
 def test_card_metadata_and_text() -> None:
-    card = model_card("Qwen/Qwen2.5-VL-3B-Instruct", "count", "stage2", REPORT)
+    card = model_card("Qwen/Qwen2.5-VL-3B-Instruct", "count", "stage2", report=REPORT)
     again = ModelCard(card.content)
     assert again.data.base_model == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert again.data.tags == ["rarl", "trl", "grpo", "ordinal-regression"]
@@ -166,10 +160,11 @@ def test_card_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="stage3"):
         model_card("org/model", "count", "stage3")
     with pytest.raises(ValueError, match="'count'.*'age'"):
-        model_card("org/model", "age", "stage1", REPORT)
+        model_card("org/model", "age", "stage1", report=REPORT)
 
 
 def test_card_of_a_path_that_is_no_text_in_utf8(tmp_path: Path) -> None:
-    card = write_model_card(tmp_path, str(tmp_path / os.fsdecode(b"model \xff")), "count", "stage1", REPORT)
+    base = str(tmp_path / os.fsdecode(b"model \xff"))
+    card = write_model_card(tmp_path, base, "count", stage="stage1", report=REPORT)
     text = card.read_text(encoding="utf-8")
     assert "LoRA adapter of `model ?`" in text and "Kendall τ, 2 images" in text

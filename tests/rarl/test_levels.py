@@ -53,7 +53,7 @@ def test_expectation_is_that_of_the_sentences() -> None:
     model, processor = tiny.load()
     source = load_source("builtin", "count", size=3)
     images = [source.load(place) for place in range(3)]
-    found = expected_values(model.eval(), processor, images, COUNT)
+    found = expected_values(model.eval(), processor, images, levels=COUNT)
     for image, value in zip(images, found, strict=True):
         scores = [log_probability(model, processor, image, COUNT.sentence(word)) for word in COUNT.words]
         shares = torch.tensor(scores, dtype=torch.float64).softmax(0)
@@ -65,12 +65,12 @@ def test_images_are_rated_one_by_one() -> None:
     model, processor = tiny.load()
     source = load_source("builtin", "count", size=20)
     rows = make_dataset(source, range(20), 3, {2: 1.0})
-    report = evaluate_levels(model, processor, {2: rows}, COUNT, batch_size=4)
+    report = evaluate_levels(model, processor, {2: rows}, levels=COUNT, batch_size=4)
     right = []
     for place in range(3):
-        values = expected_values(model, processor, rows[place]["images"], COUNT)
+        values = expected_values(model, processor, rows[place]["images"], levels=COUNT)
         truth = rows[place]["values"]
         if truth[0] != truth[1]:
             right.append(1.0 if (values[0] < values[1]) == (truth[0] < truth[1]) else -1.0)
-    assert report["tau"]["2"] == pytest.approx(sum(right) / len(right))
-    assert report["failure_rate"] == 0
+    assert report.readable.tau[2] == pytest.approx(sum(right) / len(right))
+    assert report.failure_rate == 0

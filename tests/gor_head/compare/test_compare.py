@@ -100,7 +100,7 @@ TABLES = [table("small", 60), table("larger", 150, noise=1.0)]
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("comparison")
-    return folder, run(TABLES, METHODS, range(3), folder, jobs=2)
+    return folder, run(TABLES, METHODS, range(3), folder=folder, jobs=2)
 
 
 def test_split_is_a_partition_by_seed() -> None:
@@ -131,7 +131,7 @@ def test_second_run_reads_the_cells_and_adds_what_is_new(outcome: tuple[Path, An
     written = {path: path.stat().st_mtime_ns for path in (folder / "cells").iterdir()}
     seen: list[tuple[int, int, Cell | None]] = []
     ridge = Regressor("ridge", seedless(Ridge), {"ridge": {}})
-    again = run(TABLES, [*METHODS, ridge], range(3), folder, progress=lambda *step: seen.append(step))
+    again = run(TABLES, [*METHODS, ridge], range(3), folder=folder, progress=lambda *step: seen.append(step))
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
     assert seen[0] == (18, 24, None) and [step[0] for step in seen[1:]] == list(range(19, 25))
     assert {step[2] for step in seen[1:]} == {Cell(data.name, "ridge", seed) for data in TABLES for seed in range(3)}
@@ -141,7 +141,7 @@ def test_second_run_reads_the_cells_and_adds_what_is_new(outcome: tuple[Path, An
 
 
 def test_number_of_processes_does_not_change_a_cell(outcome: tuple[Path, Any], tmp_path: Path) -> None:
-    alone = run(TABLES[:1], METHODS, range(3), tmp_path, jobs=1)
+    alone = run(TABLES[:1], METHODS, range(3), folder=tmp_path, jobs=1)
     for cell, result in alone.results.items():
         for row, predicted in result.predictions.items():
             np.testing.assert_array_equal(predicted, outcome[1].results[cell].predictions[row])
@@ -171,10 +171,10 @@ def test_cell_of_a_method_that_was_changed_since_is_an_error(outcome: tuple[Path
     """No setting is given; what the method itself gives its estimator differs."""
     changed = Regressor("k-NN / 5", seedless(partial(KNeighborsRegressor, n_neighbors=4)), {"k-NN": {}})
     with pytest.raises(ValueError, match=r"k-NN_5--0.npz: made with n_neighbors 5 \(wanted 4\)\. Remove"):
-        run(TABLES, [changed], [0], outcome[0])
+        run(TABLES, [changed], [0], folder=outcome[0])
     other = Regressor("k-NN / 5", seedless(Ridge), {"k-NN": {}})
     with pytest.raises(ValueError, match=r"made with estimator 'KNeighborsRegressor' \(wanted 'Ridge'\)"):
-        run(TABLES, [other], [0], outcome[0])
+        run(TABLES, [other], [0], folder=outcome[0])
 
 
 def test_fingerprint_sees_features_columns_and_labels() -> None:
@@ -196,25 +196,25 @@ def test_fingerprint_sees_features_columns_and_labels() -> None:
 def test_failed_cell_is_named_and_missing_and_tried_again(tmp_path: Path, jobs: int) -> None:
     cure = tmp_path / "cure"
     failing = Regressor("failing", partial(Failing, cure=str(cure)), {"failing": {}})
-    done = run(TABLES[:1], [failing, MEAN], range(3), tmp_path, jobs=jobs)
+    done = run(TABLES[:1], [failing, MEAN], range(3), folder=tmp_path, jobs=jobs)
     assert done.failures == {Cell("small", "failing", 1): "RuntimeError: diverged at step 7"}
     assert len(done.results) == 5
     log = tmp_path / "cells" / "small--failing--1.error.txt"
     assert "in fit\n" in log.read_text()
 
-    summary = summarize(done.results, ["small"], [failing, MEAN], range(3))
+    summary = summarize(done.results, ["small"], [failing, MEAN], seeds=range(3))
     assert summary.entries["small"]["failing"] is None and summary.rows["failing"] is None
     assert summary.entries["small"]["mean"] is not None
 
     cure.touch()
-    again = run(TABLES[:1], [failing, MEAN], range(3), tmp_path)
+    again = run(TABLES[:1], [failing, MEAN], range(3), folder=tmp_path)
     assert not again.failures and len(again.results) == 6
     assert not log.exists()
 
 
 def test_predictions_that_are_no_numbers_fail_the_cell(tmp_path: Path) -> None:
     reads = {"good": {}, "bad": {"offset": np.nan}}
-    done = run(TABLES[:1], [Regressor("linear", LinearWithOffset, reads)], [0], tmp_path)
+    done = run(TABLES[:1], [Regressor("linear", LinearWithOffset, reads)], [0], folder=tmp_path)
     assert done.failures[Cell("small", "linear", 0)] == (
         "ValueError: predictions of bad: 12 of 12 are no finite numbers."
     )
@@ -223,8 +223,8 @@ def test_predictions_that_are_no_numbers_fail_the_cell(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*worker:UserWarning")
 def test_process_that_dies_leaves_the_cells_that_are_done(tmp_path: Path) -> None:
     dying = Regressor("dying", Dying, {"dying": {}})
-    run(TABLES[:1], [MEAN], range(2), tmp_path)
-    done = run(TABLES[:1], [MEAN, dying], range(2), tmp_path, jobs=2)
+    run(TABLES[:1], [MEAN], range(2), folder=tmp_path)
+    done = run(TABLES[:1], [MEAN, dying], range(2), folder=tmp_path, jobs=2)
     assert set(done.results) == {Cell("small", "mean", seed) for seed in range(2)}
     assert set(done.failures) == {Cell("small", "dying", seed) for seed in range(2)}
     assert all(reason.startswith("a process died") for reason in done.failures.values())
@@ -235,7 +235,8 @@ def test_cells_run_on_one_thread(tmp_path: Path, jobs: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        done = run(TABLES[:1], [Regressor("threads", CountsThreads, {"threads": {}})], range(2), tmp_path, jobs=jobs)
+        method = Regressor("threads", CountsThreads, {"threads": {}})
+        done = run(TABLES[:1], [method], range(2), folder=tmp_path, jobs=jobs)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -265,7 +266,7 @@ def test_each_method_is_given_what_it_takes_and_the_rest_is_said(tmp_path: Path)
     settings = {"alpha": 2.0, "n_neighbors": 3}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(TABLES[:1], METHODS, [0], tmp_path, settings=settings)
+        run(TABLES[:1], METHODS, [0], folder=tmp_path, settings=settings)
     said = [str(each.message) for each in caught if "is no setting of" in str(each.message)]
     assert said == [
         "alpha is no setting of k-NN / 5, mean: trained without it.",
@@ -278,7 +279,8 @@ def test_each_method_is_given_what_it_takes_and_the_rest_is_said(tmp_path: Path)
 def test_cells_of_other_vocabularies_differ() -> None:
     """Both are written alike in an error message."""
     cell, method = Cell("small", "gor", 0), METHODS_OF_GOR["gor"]
-    settings = [cell_settings(cell, method, "", {"vocabulary": CoDiVocabulary([1, second, 9])}) for second in (2, 3)]
+    vocabularies = [CoDiVocabulary([1, second, 9]) for second in (2, 3)]
+    settings = [cell_settings(cell, method, "", settings={"vocabulary": each}) for each in vocabularies]
     with pytest.raises(ValueError, match=r"made with vocabulary {.*'tokens': \[1, 2, 9\].* \(wanted {"):
         check_settings(Path("cell.npz"), *settings)
     assert taken(METHODS_OF_GOR["gr"], {"vocabulary": {}, "decoder": "gru"}) == {"decoder": "gru"}
@@ -286,9 +288,9 @@ def test_cells_of_other_vocabularies_differ() -> None:
 
 def test_file_of_a_cell(tmp_path: Path) -> None:
     data, path = TABLES[0], tmp_path / "cells" / "cell.npz"
-    settings = cell_settings(Cell("small", "linear", 0), LINEAR, fingerprint(data), {"alpha": 1e-3})
-    result, notes = measure(data, LINEAR, 0, {"alpha": 1e-3})
-    write(path, result, settings, notes)
+    settings = cell_settings(Cell("small", "linear", 0), LINEAR, fingerprint(data), settings={"alpha": 1e-3})
+    result, notes = measure(data, LINEAR, 0, settings={"alpha": 1e-3})
+    write(path, result, settings, notes=notes)
     kept, found = read(path)
     assert found == settings and kept.fit_seconds == result.fit_seconds
     check_settings(path, found, settings)
@@ -327,7 +329,7 @@ def synthetic(errors: dict[str, dict[str, float]], n: int = 40) -> tuple[dict[Ce
 
 def summarized(errors: dict[str, dict[str, float]]) -> Comparison:
     results, methods = synthetic(errors)
-    return summarize(results, list(errors), methods, range(2))
+    return summarize(results, list(errors), methods, seeds=range(2))
 
 
 def test_summary_by_hand() -> None:
@@ -364,7 +366,7 @@ def test_summary_of_a_perfect_row_is_json() -> None:
 def test_row_that_lacks_a_seed_is_missing_on_that_table_only() -> None:
     results, methods = synthetic({"one": {"a": 1.0, "b": 2.0}, "two": {"a": 3.0, "b": 2.0}})
     del results[Cell("one", "a", 1)]
-    summary = summarize(results, ["one", "two"], methods, range(2))
+    summary = summarize(results, ["one", "two"], methods, seeds=range(2))
     assert summary.entries["one"]["a"] is None
     b = summary.entries["one"]["b"]
     assert b is not None and b.standing.best and b.rank == 1
@@ -374,7 +376,7 @@ def test_row_that_lacks_a_seed_is_missing_on_that_table_only() -> None:
 
 def test_summary_is_that_of_the_pooled_rows(outcome: tuple[Path, Any]) -> None:
     results = outcome[1].results
-    summary = summarize(results, ["larger"], METHODS, range(3))
+    summary = summarize(results, ["larger"], METHODS, seeds=range(3))
     names = {"linear": "linear", "linear (high)": "linear", "k-NN": "k-NN / 5", "mean": "mean"}
     cells = {row: [results[Cell("larger", name, seed)] for seed in range(3)] for row, name in names.items()}
     errors = {
@@ -401,4 +403,4 @@ def test_figure(tmp_path: Path) -> None:
     assert imread(tmp_path / "figure.png").std() > 0.05
 
     with pytest.raises(ValueError, match="nothing to draw"):
-        comparison_figure(summarize({}, ["one"], METHODS, [0]))
+        comparison_figure(summarize({}, ["one"], METHODS, seeds=[0]))

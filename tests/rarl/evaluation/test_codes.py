@@ -6,6 +6,7 @@ from rarl import tiny
 from rarl.evaluation.codes import code_processors, interval_ends
 from rarl.evaluation.predict import Prediction
 from rarl.evaluation.protocol import evaluate, interval_report
+from rarl.evaluation.reports import IntervalScores
 from rarl.evaluation.tables import prediction_table
 from rarl.task import get_task
 
@@ -19,9 +20,9 @@ def test_ends_of_an_interval() -> None:
 
 
 def test_interval_report_by_hand() -> None:
-    report = interval_report([1, 5, None, 2], [3, 6, 4, 2], [2, 7, 4, 2], 0.8)
-    assert report == {"interval": 0.8, "coverage": pytest.approx(2 / 3), "width": pytest.approx(1), "unreadable": 1}
-    assert interval_report([], [], [], 0.8)["coverage"] is None
+    report = interval_report([1, 5, None, 2], [3, 6, 4, 2], [2, 7, 4, 2], interval=0.8)
+    assert report == IntervalScores(interval=0.8, coverage=pytest.approx(2 / 3), width=pytest.approx(1), unreadable=1)
+    assert interval_report([], [], [], interval=0.8).coverage is None
 
 
 def test_digits_have_no_quantiles() -> None:
@@ -33,7 +34,7 @@ def test_digits_have_no_quantiles() -> None:
 
 def test_intervals_want_one_image_prompts() -> None:
     with pytest.raises(ValueError, match=r"wanted one-image prompts among the data, got \[2, 4\] images"):
-        evaluate(None, None, {2: [], 4: []}, "count", interval=0.9)
+        evaluate(None, None, {2: [], 4: []}, task="count", interval=0.9)
 
 
 def test_intervals_in_the_table() -> None:

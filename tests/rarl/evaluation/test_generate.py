@@ -46,7 +46,9 @@ def make_rows(counts: list[int]) -> list[dict[str, Any]]:
 
 
 def answers(model: Any, processor: Any, rows: list[dict[str, Any]], batch_size: int = 4) -> list[str]:
-    return generate_answers(model, processor, rows, batch_size, MAX_NEW_TOKENS, progress=False)
+    return generate_answers(
+        model, processor, rows, batch_size=batch_size, max_new_tokens=MAX_NEW_TOKENS, progress=False
+    )
 
 
 def test_batches_of_mixed_image_counts_equal_single_prompts(model: Any, processor: Any) -> None:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rarl.evaluation.predict import Prediction
+from rarl.evaluation.reports import Report, Scores
 from rarl.evaluation.tables import prediction_table, report_table
 from tests.markup import NAMES
 
@@ -19,7 +20,7 @@ def shown(table: Table) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_titles_are_verbatim(name: str) -> None:
-    text = shown(report_table({name: {"mae": 1.5, "tau": {}}}, title=name))
+    text = shown(report_table({name: Report("count", Scores({"mae": 1.5}, {}), None)}, title=name))
     assert text.count(name) == 2 and "1.500" in text
 
 
