@@ -27,4 +27,4 @@ def make_rows(num_images: int, num_prompts: int) -> Dataset:
     """Rows (`prompt`, `images`, `values`, `task`) over built-in images of 224 x 224 pixels, the same in every run."""
     size = max(16, num_images)
     source = load_source("builtin", size=size, min_pixels=IMAGE_SIDE**2, max_pixels=IMAGE_SIDE**2)
-    return make_dataset(source, np.arange(size), num_prompts, {num_images: 1.0})
+    return make_dataset(source, np.arange(size), num_prompts, mix={num_images: 1.0})

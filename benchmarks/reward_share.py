@@ -85,7 +85,9 @@ def train(trainer_class: type[GRPOTrainer], steps: int, *flags: str) -> Run:
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(recipe)
         processor = load_processor(path, data.source.task, recipe.adapter)
-        model, _ = load_policy(path, model_args, args, processor, data.source.task, recipe.adapter)
+        model, _ = load_policy(
+            path, model_args, args, processor=processor, task=data.source.task, adapter=recipe.adapter
+        )
         trainer = trainer_class(model, rewards, args, data.train, processing_class=processor)
         clock = StepClock()
         clock.watch(trainer, "_calculate_rewards")

@@ -53,6 +53,7 @@ class RecurrentDecoder(Decoder):
         memory_width: int,
         width: int,
         layers: int = 2,
+        *,
         heads: int = 4,
         dropout: float = 0.1,
         positions: int = 17,
@@ -99,7 +100,7 @@ class LSTMDecoder(RecurrentDecoder):
 class TransformerLayer(nn.Module):
     """Causal self-attention, attention over the memory and a feed-forward part, each normalised before."""
 
-    def __init__(self, memory_width: int, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, memory_width: int, width: int, heads: int, *, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
@@ -160,6 +161,7 @@ class TransformerDecoder(Decoder):
         memory_width: int,
         width: int,
         layers: int = 2,
+        *,
         heads: int = 4,
         dropout: float = 0.1,
         positions: int = 17,
@@ -169,7 +171,9 @@ class TransformerDecoder(Decoder):
             raise ValueError(f"TransformerDecoder: wanted a width that is a multiple of {heads} heads, got {width}.")
         self.width = width
         self.positions = nn.Embedding(positions, width)
-        self.layers = nn.ModuleList(TransformerLayer(memory_width, width, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            TransformerLayer(memory_width, width, heads, dropout=dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(width)
 
     def start(self, memory: Tensor) -> Cache:

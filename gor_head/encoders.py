@@ -22,7 +22,13 @@ class FFNEncoder(nn.Module):
     """
 
     def __init__(
-        self, numeric: int = 0, categories: Sequence[int] = (), width: int = 128, depth: int = 2, dropout: float = 0.1
+        self,
+        numeric: int = 0,
+        categories: Sequence[int] = (),
+        width: int = 128,
+        *,
+        depth: int = 2,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if numeric + len(categories) == 0:

@@ -63,7 +63,7 @@ class CodeModel(Protocol):
     def code_log_probs(self, memory: Tensor, codes: Tensor) -> Tensor:
         """log P(code) of each row, `[B]`."""
 
-    def objective(self, memory: Tensor, log_probs: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
+    def objective(self, memory: Tensor, log_probs: Tensor, codes: Tensor, *, labels: Tensor) -> Tensor:
         """Loss of each row under log-probabilities `[B, T, V]` of its code and its label, `[B]` (equation 7)."""
 
     def eval(self) -> Any:

@@ -152,6 +152,7 @@ class GoRConfig(PretrainedConfig):
         vocabulary: dict[str, Any] | None = None,
         encoder: dict[str, Any] | None = None,
         decoder: str = "transformer",
+        *,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -224,9 +225,9 @@ class GoRModel(OrdinalModel):
             int(cast(Any, self.encoder).width),
             config.width,
             config.layers,
-            config.heads,
-            config.dropout,
-            self.vocabulary.max_length + 1,
+            heads=config.heads,
+            dropout=config.dropout,
+            positions=self.vocabulary.max_length + 1,
         )
         self.embedding = nn.Embedding(len(self.vocabulary), config.width)
         self.output = nn.Linear(config.width, len(self.vocabulary))
@@ -288,7 +289,7 @@ class GoRModel(OrdinalModel):
         hidden, cache = self.decoder(self.embedding(tokens[:, None]), cache)
         return self.head(hidden[:, 0], self.intervals.legal_tokens(state)), cache
 
-    def objective(self, memory: Tensor, log_probs: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
+    def objective(self, memory: Tensor, log_probs: Tensor, codes: Tensor, *, labels: Tensor) -> Tensor:
         """NLL + λ·Huber of each row (equation 7), `[B]`."""
         config = self.config
         loss = config.nll_weight * losses.nll(log_probs, codes)

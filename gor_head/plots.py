@@ -66,7 +66,7 @@ def frequency_figure(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
-def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, truth: Any = None) -> None:
+def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: Any = None) -> None:
     """Draw how each prediction comes about, token by token: what is left of the range after every step.
 
     Args:

@@ -51,6 +51,7 @@ def read_table(
     path: str | Path,
     target: str | Sequence[str],
     drop: Sequence[str] = (),
+    *,
     kinds: Mapping[str, Kind] | None = None,
     categories: Collection[str] = (),
 ) -> Table:
@@ -87,6 +88,7 @@ def read_features(
     path: str | Path,
     drop: Sequence[str] = (),
     kinds: Mapping[str, Kind] | None = None,
+    *,
     categories: Collection[str] = (),
 ) -> pd.DataFrame:
     """Read the features of a CSV file, `[n, d]`, as [`read_table`] does; no label is needed."""

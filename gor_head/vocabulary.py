@@ -426,7 +426,7 @@ class CoDiVocabulary:
         return (units < 0) | (units - self._top > slack_units(units, self.tolerance))
 
     def _greedy(self, units: NDArray[np.int64]) -> Codes:
-        return greedy_codes(units, slack_units(units, self.tolerance), self.tokens, self.max_length)
+        return greedy_codes(units, slack_units(units, self.tolerance), self.tokens, max_length=self.max_length)
 
     def _ids(self, codes: Codes) -> NDArray[np.signedinteger[Any]]:
         """Codes as ids with EOS and PAD, `[n, longest + 1]`."""

@@ -65,7 +65,7 @@ def measure(sizes: Sequence[tuple[int, int]], task: OrdinalTask, processor: Any)
 
 
 def prompt_lengths(
-    task: OrdinalTask, groups: Iterable[Sequence[tuple[int, int]]], processor: Any, trusted: int = 2
+    task: OrdinalTask, groups: Iterable[Sequence[tuple[int, int]]], processor: Any, *, trusted: int = 2
 ) -> np.ndarray:
     """Tokens of each prompt as the processor makes them, int [g].
 
@@ -96,7 +96,7 @@ def prompt_lengths(
 
 
 def check_length(
-    lengths: np.ndarray, name: Callable[[int], str], max_position_embeddings: int, max_new_tokens: int
+    lengths: np.ndarray, name: Callable[[int], str], max_position_embeddings: int, *, max_new_tokens: int
 ) -> None:
     """Refuse prompts that leave less than `max_new_tokens` tokens of the model's context.
 

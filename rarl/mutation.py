@@ -101,7 +101,7 @@ def is_stagnant(rewards: np.ndarray, weights: Sequence[float], settings: Mutatio
 
 
 def choose_mutated(
-    rewards: np.ndarray, weights: Sequence[float], settings: MutationSettings, step: int, group: int
+    rewards: np.ndarray, weights: Sequence[float], settings: MutationSettings, *, step: int, group: int
 ) -> np.ndarray:
     """Indices of the responses of one group that are to be replaced, ascending; empty when it is left alone.
 
@@ -133,7 +133,7 @@ def choose_mutated(
     return np.sort(ranked[: settings.num_replaced])
 
 
-def reference_text(completion: str, reference: str, num_images: int, keep_reasoning: bool) -> tuple[int, str]:
+def reference_text(completion: str, reference: str, num_images: int, *, keep_reasoning: bool) -> tuple[int, str]:
     """How a completion is rewritten: `(start, tail)`, so that the mutated response is `completion[:start] + tail`.
 
     With `keep_reasoning`, only the answer block is replaced, provided that the result is well formatted; an unreadable
@@ -157,6 +157,7 @@ def rewrite_ids(
     ids: Sequence[int],
     start: int,
     tail: str,
+    *,
     decode: Callable[[list[int]], str],
     encode: Callable[[str], list[int]],
     eos_token_id: int,

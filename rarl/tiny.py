@@ -118,7 +118,7 @@ def build_processor(vocab_size: int = 768) -> Qwen2_5_VLProcessor:
     )
 
 
-def build_config(processor: Qwen2_5_VLProcessor, width: int = 128, layers: int = 3, vision_layers: int = 2) -> Any:
+def build_config(processor: Qwen2_5_VLProcessor, width: int = 128, layers: int = 3, *, vision_layers: int = 2) -> Any:
     """Configuration with Qwen2.5-VL's own shape (grouped-query attention, mRoPE, windowed vision attention)."""
     tokenizer = processor.tokenizer
     token_id = tokenizer.convert_tokens_to_ids

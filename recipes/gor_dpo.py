@@ -57,23 +57,31 @@ def main() -> None:
         preferences = Path(training_args.output_dir) / "preferences"
         if PartialState().is_main_process:
             check_output_folder(preferences, (PAIRS_FILE, CARD_FILE))
-        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        check_lengths(
+            data,
+            path,
+            processor,
+            max_completion_length=training_args.max_completion_length,
+            eval_max_new_tokens=arguments.eval_max_new_tokens,
+        )
         repository = hub_repository(training_args, model_args, arguments)
-        model, _ = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+        model, _ = load_policy(
+            path, model_args, training_args, processor=processor, task=task, adapter=arguments.adapter
+        )
     model.to(PartialState().device)
     with PartialState().main_process_first():  # the others find the pairs made
         pairs, file = build_preferences(
             model,
             processor,
             data.train,
-            data.source,
-            preferences,
-            {"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
-            training_args.beams,
-            training_args.gap,
-            training_args.own_answer,
-            training_args.preference_batch_size,
-            training_args.max_completion_length,
+            source=data.source,
+            folder=preferences,
+            settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
+            beams=training_args.beams,
+            gap=training_args.gap,
+            own_answer=training_args.own_answer,
+            batch_size=training_args.preference_batch_size,
+            max_new_tokens=training_args.max_completion_length,
         )
     if PartialState().is_main_process:
         found = file.statistics()
@@ -81,7 +89,7 @@ def main() -> None:
     trainer = DPOTrainer(model, args=training_args, train_dataset=pairs, processing_class=processor)
     mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
     train(trainer)
-    finish(trainer, data, arguments, path, "gor_dpo", repository)
+    finish(trainer, data, arguments, path=path, stage="gor_dpo", repository=repository)
 
 
 if __name__ == "__main__":

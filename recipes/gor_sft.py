@@ -51,9 +51,17 @@ def main() -> None:
         task = data.source.task
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
-        check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
+        check_lengths(
+            data,
+            path,
+            processor,
+            max_completion_length=longest_reference(data, processor),
+            eval_max_new_tokens=arguments.eval_max_new_tokens,
+        )
         repository = hub_repository(training_args, model_args, arguments)
-        model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+        model, peft_config = load_policy(
+            path, model_args, training_args, processor=processor, task=task, adapter=arguments.adapter
+        )
         trainer = GoRSFTTrainer(
             model,
             training_args,
@@ -65,7 +73,7 @@ def main() -> None:
             huber_scale=data.spread,
         )
     train(trainer)
-    finish(trainer, data, arguments, path, "gor_sft", repository)
+    finish(trainer, data, arguments, path=path, stage="gor_sft", repository=repository)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,11 @@ def main() -> None:
         training_args.max_length = None  # truncation would cut image tokens
         words = [processor.tokenizer(levels.sentence(word), add_special_tokens=False) for word in levels.words]
         sentence = 1 + max(len(word["input_ids"]) for word in words)
-        check_lengths(data, path, processor, sentence, sentence)
+        check_lengths(data, path, processor, max_completion_length=sentence, eval_max_new_tokens=sentence)
         repository = hub_repository(training_args, model_args, arguments)
-        model, peft_config = load_policy(path, model_args, training_args, processor, task, arguments.adapter)
+        model, peft_config = load_policy(
+            path, model_args, training_args, processor=processor, task=task, adapter=arguments.adapter
+        )
         trainer = SFTTrainer(
             model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
         )
@@ -63,10 +65,10 @@ def main() -> None:
         trainer,
         data,
         arguments,
-        path,
-        "levels_sft",
-        repository,
-        lambda model, processor: evaluate_levels(
+        path=path,
+        stage="levels_sft",
+        repository=repository,
+        judge=lambda model, processor: evaluate_levels(
             model,
             processor,
             data.test,

@@ -33,11 +33,17 @@ def main() -> None:
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments)
         processor = load_processor(path, data.source.task, arguments.adapter)
-        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        check_lengths(
+            data,
+            path,
+            processor,
+            max_completion_length=training_args.max_completion_length,
+            eval_max_new_tokens=arguments.eval_max_new_tokens,
+        )
         value_tokens = rollout_tokens(arguments, processor, data.source.task)
         repository = hub_repository(training_args, model_args, arguments)
         model, peft_config = load_policy(
-            path, model_args, training_args, processor, data.source.task, arguments.adapter
+            path, model_args, training_args, processor=processor, task=data.source.task, adapter=arguments.adapter
         )
         trainer = RARLTrainer(
             model,
@@ -49,7 +55,7 @@ def main() -> None:
             value_tokens=value_tokens,
         )
     train(trainer)
-    finish(trainer, data, arguments, path, "stage1", repository)
+    finish(trainer, data, arguments, path=path, stage="stage1", repository=repository)
 
 
 if __name__ == "__main__":

@@ -37,15 +37,23 @@ def main() -> None:
         arguments.adapter = stage1_adapter(arguments, path)
         data = prepare_data(arguments)
         processor = load_processor(path, data.source.task, arguments.adapter)
-        check_lengths(data, path, processor, training_args.max_completion_length, arguments.eval_max_new_tokens)
+        check_lengths(
+            data,
+            path,
+            processor,
+            max_completion_length=training_args.max_completion_length,
+            eval_max_new_tokens=arguments.eval_max_new_tokens,
+        )
         value_tokens = rollout_tokens(arguments, processor, data.source.task)
         repository = hub_repository(training_args, model_args, arguments)
-        model, _ = load_policy(path, model_args, training_args, processor, data.source.task, arguments.adapter)
+        model, _ = load_policy(
+            path, model_args, training_args, processor=processor, task=data.source.task, adapter=arguments.adapter
+        )
         trainer = RARLTrainer(
             model, rewards, training_args, data.train, processing_class=processor, value_tokens=value_tokens
         )
     train(trainer)
-    finish(trainer, data, arguments, path, "stage2", repository)
+    finish(trainer, data, arguments, path=path, stage="stage2", repository=repository)
 
 
 if __name__ == "__main__":

@@ -32,16 +32,22 @@ def main() -> None:
         data = prepare_data(arguments, with_completion=True)
         processor = load_processor(path, data.source.task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
-        check_lengths(data, path, processor, longest_reference(data, processor), arguments.eval_max_new_tokens)
+        check_lengths(
+            data,
+            path,
+            processor,
+            max_completion_length=longest_reference(data, processor),
+            eval_max_new_tokens=arguments.eval_max_new_tokens,
+        )
         repository = hub_repository(training_args, model_args, arguments)
         model, peft_config = load_policy(
-            path, model_args, training_args, processor, data.source.task, arguments.adapter
+            path, model_args, training_args, processor=processor, task=data.source.task, adapter=arguments.adapter
         )
         trainer = SFTTrainer(
             model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
         )
     train(trainer)
-    finish(trainer, data, arguments, path, "sft", repository)
+    finish(trainer, data, arguments, path=path, stage="sft", repository=repository)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def compare(
     if "random_state" in keywords:
         raise ValueError("--set: random_state is the seed of each split; --seeds says how many there are.")
     check_image(plot)
-    check_columns(drop, category, [name for path in tables for name in column_names(path)], "any of the tables")
+    check_columns(drop, category, [name for path in tables for name in column_names(path)], where="any of the tables")
     data = [read_table(path, target, drop, categories=category) for path in tables]
 
     errors = Console(stderr=True)

@@ -62,7 +62,7 @@ def check_image(path: Path | None) -> None:
         check_output_file(path if path.suffix else path.with_name(f"{path.name}.png"))  # as matplotlib names it
 
 
-def check_columns(drop: Sequence[str], category: Sequence[str], columns: Sequence[str], where: str) -> None:
+def check_columns(drop: Sequence[str], category: Sequence[str], columns: Sequence[str], *, where: str) -> None:
     """Make sure that columns named by options exist: one with a typing error would be read as if it were not named.
 
     Raises:

@@ -33,7 +33,7 @@ def train(
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(f"--set: no setting {unknown[0]!r}; there are {', '.join(sorted(known))}; the seed is --seed.")
-    check_columns(drop, category, column_names(data), str(data))
+    check_columns(drop, category, column_names(data), where=str(data))
     table = read_table(data, target, drop, categories=category)
     out.mkdir(parents=True, exist_ok=True)
     quiet()

@@ -22,7 +22,7 @@ def with_tail(tokens: Units, largest: int, max_length: int) -> Units:
     return np.concatenate([tokens, np.array(tail, dtype=np.int64)])
 
 
-def close(tokens: Units, units: Units, slack: Units, max_length: int) -> Units:
+def close(tokens: Units, units: Units, slack: Units, *, max_length: int) -> Units:
     """Add tokens until the greedy code of every label ends within tolerance and within `max_length`.
 
     While a label ends above its tolerance with room in its code, the smallest such residual becomes a token. Those that
@@ -39,7 +39,7 @@ def close(tokens: Units, units: Units, slack: Units, max_length: int) -> Units:
         The tokens and those added, ascending.
     """
     tokens = with_tail(tokens, int(units[-1]), max_length)
-    codes = greedy_codes(units, slack, tokens, max_length)
+    codes = greedy_codes(units, slack, tokens, max_length=max_length)
     for _ in range(CLOSURE_ROUNDS):
         bad = np.flatnonzero(codes.residual > slack)
         if not bad.size:
@@ -52,17 +52,17 @@ def close(tokens: Units, units: Units, slack: Units, max_length: int) -> Units:
         else:
             before_last = codes.residual[bad] + codes.tokens[bad, max_length - 1]
             tokens = np.union1d(tokens, before_last.min())
-            codes = greedy_codes(units, slack, tokens, max_length)
+            codes = greedy_codes(units, slack, tokens, max_length=max_length)
     while (missed := units[codes.residual > slack]).size:
         tokens = np.union1d(tokens, missed)
-        codes = greedy_codes(units, slack, tokens, max_length)
+        codes = greedy_codes(units, slack, tokens, max_length=max_length)
     return tokens
 
 
 def _go_on(codes: Codes, rows: Units, units: Units, slack: Units, tokens: Units, max_length: int) -> Codes:
     """Codes with those of some rows continued by the present tokens."""
     begun = Codes(codes.tokens[rows], codes.length[rows], codes.residual[rows])
-    new = greedy_codes(units[rows], slack[rows], tokens, max_length, begun)
+    new = greedy_codes(units[rows], slack[rows], tokens, max_length=max_length, prefix=begun)
     width = max(codes.tokens.shape[1], new.tokens.shape[1])
     values = np.pad(codes.tokens, ((0, 0), (0, width - codes.tokens.shape[1])))
     length, residual = codes.length.copy(), codes.residual.copy()

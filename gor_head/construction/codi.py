@@ -59,7 +59,7 @@ def smallest_size(initial_size: int, beta: float) -> int:
     return max(1, math.ceil(beta * initial_size)) if initial_size else 0
 
 
-def recode(codes: Codes, units: Units, slack: Units, tokens: Units, removed: int, max_length: int) -> Codes | None:
+def recode(codes: Codes, units: Units, slack: Units, *, tokens: Units, removed: int, max_length: int) -> Codes | None:
     """Codes after one token has gone, `None` if a label is then no longer covered.
 
     Args:
@@ -77,7 +77,7 @@ def recode(codes: Codes, units: Units, slack: Units, tokens: Units, removed: int
         position = np.argmax(codes.tokens[part] == removed, axis=1)
         kept = np.where(np.arange(codes.tokens.shape[1]) < position[:, None], codes.tokens[part], 0)
         prefix = Codes(kept, position, units[part] - kept.sum(axis=1))
-        new = greedy_codes(units[part], slack[part], tokens, max_length, prefix)
+        new = greedy_codes(units[part], slack[part], tokens, max_length=max_length, prefix=prefix)
         if (new.residual > slack[part]).any():
             return None
     width = max(codes.tokens.shape[1], new.tokens.shape[1])
@@ -92,8 +92,8 @@ def prune(
     tokens: Units,
     units: Units,
     counts: Units,
-    slack: Units,
     *,
+    slack: Units,
     beta: float,
     max_length: int,
     update: CodiUpdate,
@@ -112,7 +112,7 @@ def prune(
     Returns:
         The tokens that stay, and the codes of the distinct labels in them.
     """
-    codes = greedy_codes(units, slack, tokens, max_length)
+    codes = greedy_codes(units, slack, tokens, max_length=max_length)
     smallest = smallest_size(len(tokens), beta)
     tried: set[int] = set()
     scores = codi(codes, counts, tokens)
@@ -123,7 +123,7 @@ def prune(
             break
         tried.add(candidate)
         rest = tokens[tokens != candidate]
-        shorter = recode(codes, units, slack, rest, candidate, max_length)
+        shorter = recode(codes, units, slack, tokens=rest, removed=candidate, max_length=max_length)
         if shorter is None:
             continue
         tokens, codes = rest, shorter

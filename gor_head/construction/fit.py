@@ -92,9 +92,9 @@ def fit(
     else:
         initial = (manual_tokens if initializer == "manual" else binary_tokens)(largest)
     if largest:
-        initial = close(initial, units, slack, max_length)
-    before = greedy_codes(units, slack, initial, max_length)
-    tokens, codes = prune(initial, units, counts, slack, beta=beta, max_length=max_length, update=codi_update)
+        initial = close(initial, units, slack, max_length=max_length)
+    before = greedy_codes(units, slack, initial, max_length=max_length)
+    tokens, codes = prune(initial, units, counts, slack=slack, beta=beta, max_length=max_length, update=codi_update)
     statistics |= {"before": usage(initial, before, known), "after": usage(tokens, codes, known)}
     return Fit(tokens, known.grid, max_length, statistics, hash_labels(units, counts))
 
@@ -127,9 +127,9 @@ def fit_strictly(
         result = strict_quantile_tokens(units, counts, q=q, tolerance=tolerance)
         initial = result.tokens
         statistics |= {"quantile_rounds": result.rounds, "subtract_once_error": result.error}
-    before = greedy_codes(units, slack, initial, STRICT_LENGTH)
+    before = greedy_codes(units, slack, initial, max_length=STRICT_LENGTH)
     tokens, codes = strict_prune(
-        initial, units, counts, slack, beta=beta, tolerance=tolerance, max_length=STRICT_LENGTH
+        initial, units, counts, slack=slack, beta=beta, tolerance=tolerance, max_length=STRICT_LENGTH
     )
     uncovered = int(counts[codes.residual > slack].sum())
     if uncovered:

@@ -31,7 +31,7 @@ def slack_units(units: Units, tolerance: float) -> Units:
     return np.floor(units * tolerance).astype(np.int64)
 
 
-def greedy_codes(units: Units, slack: Units, tokens: Units, max_length: int, prefix: Codes | None = None) -> Codes:
+def greedy_codes(units: Units, slack: Units, tokens: Units, *, max_length: int, prefix: Codes | None = None) -> Codes:
     """Take the largest token that fits until the residual is at most `slack`, nothing fits, or the code is full.
 
     Args:
@@ -63,6 +63,6 @@ def greedy_codes(units: Units, slack: Units, tokens: Units, max_length: int, pre
     return Codes(codes[:, : int(length.max(initial=0))], length, residual)
 
 
-def covers(units: Units, slack: Units, tokens: Units, max_length: int) -> NDArray[np.bool_]:
+def covers(units: Units, slack: Units, tokens: Units, *, max_length: int) -> NDArray[np.bool_]:
     """Whether the greedy code of each label ends within tolerance and within `max_length`, `[n]`."""
-    return greedy_codes(units, slack, tokens, max_length).residual <= slack
+    return greedy_codes(units, slack, tokens, max_length=max_length).residual <= slack

@@ -80,20 +80,20 @@ def quantile_tokens(
         if value == 0:
             value = order_statistic(residual[residual > 0], count[residual > 0], q)
         tokens.add(value)
-        residual, count, label = subtract_once(residual, count, label, value)
+        residual, count, label = subtract_once(residual, count, label, value=value)
         left = residual > 0
         error = float((residual[left] / label[left]).max(initial=0.0))
         rounds += 1
         candidate = with_tail(np.array(sorted(tokens), dtype=np.int64), largest, max_length)
-        if covers(units[witnesses], slack[witnesses], candidate, max_length).all():
-            missed = np.flatnonzero(~covers(units, slack, candidate, max_length))
+        if covers(units[witnesses], slack[witnesses], candidate, max_length=max_length).all():
+            missed = np.flatnonzero(~covers(units, slack, candidate, max_length=max_length))
             if not missed.size:
                 break
             witnesses = missed[:: len(missed) // WITNESSES + 1]
     return QuantileResult(np.array(sorted(tokens), dtype=np.int64), rounds, error)
 
 
-def subtract_once(residual: Units, count: Units, label: Units, value: int) -> tuple[Units, Units, Units]:
+def subtract_once(residual: Units, count: Units, label: Units, *, value: int) -> tuple[Units, Units, Units]:
     """One round's update of the residuals; labels with equal residuals become one entry.
 
     Args:

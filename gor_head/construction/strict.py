@@ -44,11 +44,11 @@ def strict_quantile_tokens(units: Units, counts: Units, *, q: float, tolerance: 
 
 
 def strict_prune(
-    tokens: Units, units: Units, counts: Units, slack: Units, *, beta: float, tolerance: float, max_length: int
+    tokens: Units, units: Units, counts: Units, *, slack: Units, beta: float, tolerance: float, max_length: int
 ) -> tuple[Units, Codes]:
     """Algorithm 1 to the letter: CoDi once, remove, then test; the set that fails the test is what is returned."""
     initial = len(tokens)
-    codes = greedy_codes(units, slack, tokens, max_length)
+    codes = greedy_codes(units, slack, tokens, max_length=max_length)
     scores = codi(codes, counts, tokens)
     positive = units > 0
 
@@ -58,5 +58,5 @@ def strict_prune(
     while len(tokens) and error(codes) < tolerance and len(tokens) >= beta * initial:
         keep = np.arange(len(tokens)) != int(np.argmin(scores))
         tokens, scores = tokens[keep], scores[keep]
-        codes = greedy_codes(units, slack, tokens, max_length)
+        codes = greedy_codes(units, slack, tokens, max_length=max_length)
     return tokens, codes

@@ -11,7 +11,7 @@ from gor_head.interface import CodeModel
 
 @torch.no_grad()
 def mean(
-    model: CodeModel, memory: Tensor, samples: int = 256, generator: torch.Generator | None = None
+    model: CodeModel, memory: Tensor, samples: int = 256, *, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Expected number of each row, and its standard error.
 

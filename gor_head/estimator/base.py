@@ -166,7 +166,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         check_choice("encoder['kind']", self._encoder_kind, ENCODERS)
         given = [name for name in self.encoder or {} if name != "kind"]
         # Those two follow from the table.
-        check_arguments("encoder", given, ENCODERS[self._encoder_kind], ("numeric", "categories"))
+        check_arguments("encoder", given, ENCODERS[self._encoder_kind], others=("numeric", "categories"))
         check_whole(self, "batch_size", "max_steps", "patience", "predict_batch_size")
         if self.eval_steps is not None:
             check_whole(self, "eval_steps")

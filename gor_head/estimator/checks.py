@@ -27,7 +27,7 @@ def check_real(estimator: Any, valid: Callable[[Any], bool], wanted: str, *names
             raise ValueError(f"{name}: wanted {wanted}, got {value!r}.")
 
 
-def check_arguments(name: str, given: Collection[str], taker: Callable[..., Any], others: Sequence[str]) -> None:
+def check_arguments(name: str, given: Collection[str], taker: Callable[..., Any], *, others: Sequence[str]) -> None:
     """Refuse arguments that `taker` does not take or that come from elsewhere (`others`); miss none that it needs."""
     known = {key: each for key, each in inspect.signature(taker).parameters.items() if key not in others}
     unknown = [key for key in given if key not in known]

@@ -230,7 +230,7 @@ class GoRRegressor(OrdinalRegressor):
         check_choice("decode", self.decode, DECODES)
         check_choice("huber_of", self.huber_of, get_args(HuberOf))
         if isinstance(self.vocabulary, dict):
-            check_arguments("vocabulary", self.vocabulary, CoDiVocabulary.fit, ("labels",))
+            check_arguments("vocabulary", self.vocabulary, CoDiVocabulary.fit, others=("labels",))
         if not (isinstance(self.huber_scale, str) and self.huber_scale == "std"):
             check_real(self, lambda value: 0 < value < math.inf, "'std' or a positive number", "huber_scale")
         check_real(self, lambda value: 0 < value < math.inf, "a positive number", "huber_delta")

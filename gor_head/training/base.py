@@ -11,7 +11,7 @@ class Strategy(ABC):
     """A way to train the decoder on true codes: log-probabilities of one or more passes, each with a weight."""
 
     @abstractmethod
-    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """Passes of the decoder.
 
         Args:
@@ -27,7 +27,7 @@ class Strategy(ABC):
     def __call__(self, model: CodeModel, memory: Tensor, *, codes: Tensor, labels: Tensor, progress: float) -> Tensor:
         """Loss of each row, `[B]`: the passes' weighted objectives (equation 7)."""
         losses = [
-            weight * model.objective(memory, log_probs, codes, labels)
-            for weight, log_probs in self.passes(model, memory, codes, progress)
+            weight * model.objective(memory, log_probs, codes, labels=labels)
+            for weight, log_probs in self.passes(model, memory, codes, progress=progress)
         ]
         return sum(losses[1:], losses[0])

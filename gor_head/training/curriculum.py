@@ -55,10 +55,10 @@ class Curriculum(Strategy):
         self.schedule: Schedule = schedule
         self.floor = floor
 
-    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]; while all inputs are true, one parallel pass."""
         truth = truth_probability(progress, self.schedule, self.floor)
         own = torch.rand(codes.shape, device=codes.device) >= truth
         if not bool(own.any()):
             return [(1.0, model.log_probs(memory, codes))]
-        return [(1.0, mixed_pass(model, memory, codes, own))]
+        return [(1.0, mixed_pass(model, memory, codes, own=own))]

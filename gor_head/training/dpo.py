@@ -75,7 +75,7 @@ class PreferenceStatistics:
 
 @torch.no_grad()
 def preference_rows(
-    model: CodeModel, rows: Rows, width: int = 4, gap: float = 0.0, own_code: bool = False, batch_size: int = 1024
+    model: CodeModel, rows: Rows, width: int = 4, *, gap: float = 0.0, own_code: bool = False, batch_size: int = 1024
 ) -> tuple[Rows, PreferenceStatistics]:
     """Pairs of codes from the model's own beams, one per row where the beams differ.
 

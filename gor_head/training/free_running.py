@@ -8,7 +8,7 @@ from gor_head.training.base import Strategy
 from gor_head.vocabulary import SOS
 
 
-def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, own: Tensor) -> Tensor:
+def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, own: Tensor) -> Tensor:
     """Log-probabilities where some inputs are the model's own likeliest tokens instead of the true ones.
 
     The targets stay the true codes, and so do the tokens that count as legal; the model's own tokens are legal after
@@ -41,6 +41,6 @@ def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, own: Tensor) -> 
 class FreeRunning(Strategy):
     """Every input is the model's own likeliest token; the target is the true token at that place (paper, table 8)."""
 
-    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]."""
-        return [(1.0, mixed_pass(model, memory, codes, torch.ones_like(codes, dtype=torch.bool)))]
+        return [(1.0, mixed_pass(model, memory, codes, own=torch.ones_like(codes, dtype=torch.bool)))]

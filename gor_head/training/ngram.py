@@ -32,9 +32,9 @@ class NGram(Strategy):
         self.discount = discount
         self.first = first or TeacherForcing()
 
-    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]."""
-        passes = self.first.passes(model, memory, codes, progress)
+        passes = self.first.passes(model, memory, codes, progress=progress)
         if self.n == 1:
             return passes
         legal = model.legal(codes)

@@ -14,6 +14,6 @@ class TeacherForcing(Strategy):
     Reference: Sutskever et al. 2014; GoR, equation 6.
     """
 
-    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, progress: float) -> list[tuple[float, Tensor]]:
+    def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`]."""
         return [(1.0, model.log_probs(memory, codes))]

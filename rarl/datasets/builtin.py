@@ -85,6 +85,7 @@ class BuiltinSource(ImageSource):
         task: str | OrdinalTask = "count",
         size: int = 1000,
         seed: int = 0,
+        *,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
@@ -100,7 +101,7 @@ class BuiltinSource(ImageSource):
             values = rng.integers(int(task.minimum), int(task.maximum), size=size, endpoint=True).astype(np.float64)
         else:
             values = np.round(rng.uniform(task.minimum, task.maximum, size=size), 2)
-        super().__init__(task, values, min_pixels, max_pixels)
+        super().__init__(task, values, min_pixels, max_pixels=max_pixels)
 
     def name(self, i: int) -> str:
         return f"{self.task.name}-{self.seed}-{i}.png"

@@ -46,6 +46,7 @@ class FolderSource(ImageSource):
         folder: str | Path,
         csv: str | Path,
         task: str | OrdinalTask,
+        *,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class FolderSource(ImageSource):
         if not values:
             raise ValueError(f"{csv}: no images listed below the header; wanted at least one.")
         self._lines = np.asarray(lines, dtype=np.int64)
-        super().__init__(task, values, min_pixels, max_pixels)
+        super().__init__(task, values, min_pixels, max_pixels=max_pixels)
 
     def name(self, i: int) -> str:
         return self._files[i]

@@ -63,6 +63,7 @@ def make_dataset(
     source: ImageSource,
     indices: np.ndarray,
     num_prompts: int,
+    *,
     mix: dict[int, float],
     min_gap: float = 0.0,
     seed: int = 0,
@@ -102,7 +103,7 @@ def make_dataset(
     ```
     """
     indices = np.asarray(indices, dtype=np.int64)
-    groups = sample_groups(source.values[indices], num_prompts, mix, min_gap, seed)
+    groups = sample_groups(source.values[indices], num_prompts, mix, min_gap=min_gap, seed=seed)
     rows = [_stored_row(source, indices[group], with_completion) for group in groups]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     return Dataset.from_dict(columns).with_transform(RowTransform(source))
@@ -139,7 +140,7 @@ class _RowStream:
 
     def groups(self) -> Iterator[np.ndarray]:
         values = self.transform.source.values[self.indices]
-        return sample_groups(values, self.num_prompts, self.mix, self.min_gap, self.seed)
+        return sample_groups(values, self.num_prompts, self.mix, min_gap=self.min_gap, seed=self.seed)
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         for group in self.groups():
@@ -152,6 +153,7 @@ def stream_dataset(
     source: ImageSource,
     indices: np.ndarray,
     mix: dict[int, float],
+    *,
     num_prompts: int | None = None,
     min_gap: float = 0.0,
     seed: int = 0,

@@ -84,6 +84,7 @@ def sample_groups(
     values: Any,
     num_prompts: int | None,
     mix: Mapping[int, float],
+    *,
     min_gap: float = 0.0,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:

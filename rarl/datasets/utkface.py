@@ -45,6 +45,7 @@ class UTKFaceSource(ImageSource):
         folder: str | Path,
         task: str | OrdinalTask = "age",
         min_pixels: int | None = None,
+        *,
         max_pixels: int | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -73,7 +74,7 @@ class UTKFaceSource(ImageSource):
                 f"{folder}: no image named age_gender_race_timestamp.jpg[.chip.jpg] in this folder "
                 f"({len(self.skipped)} files with other names); wanted at least one."
             )
-        super().__init__(task, values, min_pixels, max_pixels)
+        super().__init__(task, values, min_pixels, max_pixels=max_pixels)
 
     def name(self, i: int) -> str:
         return self._names[i]

@@ -14,6 +14,7 @@ def check_groups(
     source: ImageSource,
     groups: Iterable[Sequence[int]],
     processor: Any,
+    *,
     max_position_embeddings: int,
     max_completion_length: int,
 ) -> None:
@@ -32,10 +33,12 @@ def check_groups(
     groups = list(groups)
     lengths = prompt_lengths(source.task, ([source.size(i) for i in group] for group in groups), processor)
     names = lambda row: ", ".join(source.name(i) for i in groups[row])  # noqa: E731
-    check_length(lengths, names, max_position_embeddings, max_completion_length)
+    check_length(lengths, names, max_position_embeddings, max_new_tokens=max_completion_length)
 
 
-def check_context(dataset: Dataset, processor: Any, max_position_embeddings: int, max_completion_length: int) -> None:
+def check_context(
+    dataset: Dataset, processor: Any, max_position_embeddings: int, *, max_completion_length: int
+) -> None:
     """[`check_groups`] for the rows of a dataset made by [`make_dataset`](rarl.datasets.prompts.make_dataset).
 
     Raises:
@@ -46,4 +49,10 @@ def check_context(dataset: Dataset, processor: Any, max_position_embeddings: int
     if not isinstance(transform, RowTransform):
         raise TypeError(f"check_context wants a dataset made by make_dataset, got one with transform {transform!r}.")
     groups = dataset.with_format(None)["images"]
-    check_groups(transform.source, groups, processor, max_position_embeddings, max_completion_length)
+    check_groups(
+        transform.source,
+        groups,
+        processor,
+        max_position_embeddings=max_position_embeddings,
+        max_completion_length=max_completion_length,
+    )

@@ -57,7 +57,12 @@ def _generate_batch(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None:
         lengths = inputs["attention_mask"].sum(dim=1).cpu().numpy()
-        check_length(lengths, lambda row: f"{len(rows[row]['images'])} images", context, config.max_new_tokens or 0)
+        check_length(
+            lengths,
+            lambda row: f"{len(rows[row]['images'])} images",
+            context,
+            max_new_tokens=config.max_new_tokens or 0,
+        )
     reset_rope_deltas(model)
     tokens = model.generate(**inputs, generation_config=config, logits_processor=logits_processor)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -41,7 +41,7 @@ def heldout_prompts(
     datasets = {}
     for number in sorted(set(num_images)):
         try:
-            datasets[number] = make_dataset(source, indices, num_prompts, {number: 1.0}, min_gap, seed)
+            datasets[number] = make_dataset(source, indices, num_prompts, mix={number: 1.0}, min_gap=min_gap, seed=seed)
         except ValueError as error:
             raise ValueError(
                 f"Held-out prompts of {number} images from the {split} split, {len(indices)} of {len(source)} "
@@ -61,6 +61,6 @@ def check_test_context(
     """
     for number, rows in datasets.items():
         try:
-            check_context(rows, processor, max_position_embeddings, max_new_tokens)
+            check_context(rows, processor, max_position_embeddings, max_completion_length=max_new_tokens)
         except ValueError as error:
             raise ValueError(f"Held-out prompts of {number} images: {error}") from None

@@ -69,7 +69,15 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     if a.gor_vocabulary is not None:
         task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
-    train = make_dataset(source, indices, a.num_prompts, a.mix(), a.min_gap, a.split_seed, with_completion)
+    train = make_dataset(
+        source,
+        indices,
+        a.num_prompts,
+        mix=a.mix(),
+        min_gap=a.min_gap,
+        seed=a.split_seed,
+        with_completion=with_completion,
+    )
     return Data(source, train, test, median, labels)
 
 
@@ -102,7 +110,9 @@ def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequ
     return wanted
 
 
-def check_lengths(data: Data, path: str, processor: Any, max_completion_length: int, eval_max_new_tokens: int) -> None:
+def check_lengths(
+    data: Data, path: str, processor: Any, *, max_completion_length: int, eval_max_new_tokens: int
+) -> None:
     """Refuse prompts that do not fit the context of the model at `path` beside the longest completion.
 
     Args:
@@ -116,7 +126,7 @@ def check_lengths(data: Data, path: str, processor: Any, max_completion_length: 
         ValueError: Names the row, its files, its tokens and the limit.
     """
     context = AutoConfig.from_pretrained(path).get_text_config().max_position_embeddings
-    check_context(data.train, processor, context, max_completion_length)
+    check_context(data.train, processor, context, max_completion_length=max_completion_length)
     check_test_context(data.test, processor, context, max_new_tokens=eval_max_new_tokens)
 
 

@@ -52,6 +52,7 @@ def finish(
     trainer: Any,
     data: Data,
     arguments: RecipeArguments,
+    *,
     path: str,
     stage: str,
     repository: str | None = None,

@@ -55,6 +55,7 @@ def load_policy(
     path: str,
     model_args: ModelConfig,
     training_args: Any,
+    *,
     processor: Any,
     task: OrdinalTask,
     adapter: str | None = None,
@@ -66,7 +67,7 @@ def load_policy(
     Raises:
         ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
     """
-    check_policy(path, training_args, model_args, adapter, task.vocabulary is not None)
+    check_policy(path, training_args, model_args, adapter=adapter, has_value_tokens=task.vocabulary is not None)
     settings: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         settings["attn_implementation"] = model_args.attn_implementation

@@ -33,7 +33,7 @@ def candidate(text: str, values: Sequence[float]) -> Candidate:
 
 
 def beam_answers(
-    model: Any, processor: Any, rows: Sequence[dict[str, Any]], task: OrdinalTask, beams: int, max_new_tokens: int
+    model: Any, processor: Any, rows: Sequence[dict[str, Any]], *, task: OrdinalTask, beams: int, max_new_tokens: int
 ) -> list[list[str]]:
     """The `beams` likeliest answers of each row, likeliest first; codes are legal where the task has value tokens."""
     settings = greedy_config(model, processor, max_new_tokens).to_dict()
@@ -56,6 +56,7 @@ def build_preferences(
     model: Any,
     processor: Any,
     rows: Dataset,
+    *,
     source: ImageSource,
     folder: str | Path,
     settings: dict[str, Any],
@@ -95,7 +96,9 @@ def build_preferences(
     model.eval()
     for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
         batch = [rows[place] for place in range(start, min(start + batch_size, len(rows)))]
-        for place, texts in enumerate(beam_answers(model, processor, batch, task, beams, max_new_tokens), start):
+        for place, texts in enumerate(
+            beam_answers(model, processor, batch, task=task, beams=beams, max_new_tokens=max_new_tokens), start
+        ):
             values = stored[place]["values"]
             candidates = [candidate(text, values) for text in texts]
             own = candidate(build_completion(values, task), values) if own_answer else None

@@ -71,7 +71,7 @@ def check_generation(args: GRPOConfig) -> None:
 
 
 def check_policy(
-    path: str, args: Any, model_args: ModelConfig, adapter: str | None = None, has_value_tokens: bool = False
+    path: str, args: Any, model_args: ModelConfig, *, adapter: str | None = None, has_value_tokens: bool = False
 ) -> None:
     """Refuse attention and LoRA settings that the model at `path` does not take: tried on it without its weights.
 

@@ -17,6 +17,7 @@ def find_groups(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     completion_length: int,
+    *,
     images: Sequence[Images | None] | None = None,
 ) -> list[list[int]]:
     """Rows that have the same prompt: the same unpadded ids and images. In order of first appearance.

@@ -71,7 +71,7 @@ class Pack:
 
 
 def pack_groups(
-    groups: Sequence[Group], completion_ids: torch.Tensor, completion_mask: torch.Tensor, pad_token_id: int = 0
+    groups: Sequence[Group], completion_ids: torch.Tensor, completion_mask: torch.Tensor, *, pad_token_id: int = 0
 ) -> Pack:
     """Lay out groups in rows.
 
@@ -145,7 +145,7 @@ NO_TEXT_LAST = "The last token of a prompt must be text for its answers to share
 
 
 def prompt_positions(
-    base_model: Any, prompt: torch.Tensor, mm_token_type_ids: torch.Tensor | None, grid: torch.Tensor | None
+    base_model: Any, prompt: torch.Tensor, mm_token_type_ids: torch.Tensor | None, *, grid: torch.Tensor | None
 ) -> torch.Tensor:
     """Position ids of one unpadded prompt, `[d, p]`.
 

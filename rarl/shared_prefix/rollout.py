@@ -98,6 +98,7 @@ def sample_answers(
     model: Any,
     prompts: dict[str, torch.Tensor],
     index: torch.Tensor,
+    *,
     settings: GenerationConfig,
     eos_token_ids: Sequence[int],
     logits_processors: Sequence[LogitsProcessor] = (),

@@ -16,6 +16,7 @@ def answer_log_probs(
     model: Any,
     base_model: Any,
     input_ids: torch.Tensor,
+    *,
     attention_mask: torch.Tensor,
     completion_length: int,
     dtype: torch.dtype,
@@ -57,7 +58,7 @@ def answer_log_probs(
     completion_ids = input_ids[:, -completion_length:]
     completion_mask = attention_mask[:, -completion_length:]
     groups = []
-    for rows in find_groups(input_ids, attention_mask, completion_length, images):
+    for rows in find_groups(input_ids, attention_mask, completion_length, images=images):
         first = rows[0]
         kept = prompt_mask[first]
         prompt = input_ids[first, :-completion_length][kept]
@@ -65,7 +66,7 @@ def answer_log_probs(
         own = (images[first] if images is not None else None) or {}
         if own and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
             raise ValueError(NO_TEXT_LAST)
-        positions = prompt_positions(base_model, prompt, types, own.get("image_grid_thw"))
+        positions = prompt_positions(base_model, prompt, types, grid=own.get("image_grid_thw"))
         seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][kept]
         groups.append(Group(tuple(rows), prompt, positions, None if seen is None else image_blocks(seen)))
     lengths = completion_mask.sum(dim=1).tolist()
@@ -93,7 +94,7 @@ def answer_log_probs(
             labels = pack.shift_labels[:, columns]
             logits = model(logits_to_keep=columns, use_cache=False, **inputs).logits[labels != -100]
             before = contexts[pack.source_row, pack.source_column]
-            each, entropy = masked_scores(logits / temperature, labels[labels != -100], before, mask)
+            each, entropy = masked_scores(logits / temperature, labels[labels != -100], before, mask=mask)
             log_probs.append(pack.place(each, completion_ids.shape))
             entropies.append(pack.place(entropy, completion_ids.shape))
     # Every answer is in one call, and 0 in all others.
@@ -101,7 +102,7 @@ def answer_log_probs(
 
 
 def masked_scores(
-    logits: torch.Tensor, labels: torch.Tensor, contexts: torch.Tensor, mask: CodeMask
+    logits: torch.Tensor, labels: torch.Tensor, contexts: torch.Tensor, *, mask: CodeMask
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each label, and the entropy, among the tokens that may follow.
 

@@ -222,7 +222,8 @@ class RARLTrainer(SharedPrefixTrainer):
         step = self.state.global_step * accumulation + self._step % accumulation
         groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
         rows = [
-            choose_mutated(group, reward_weights, self._mutation_settings, step, index) + index * self.num_generations
+            choose_mutated(group, reward_weights, self._mutation_settings, step=step, group=index)
+            + index * self.num_generations
             for index, group in enumerate(groups)
         ]
         return np.concatenate(rows)
@@ -232,11 +233,11 @@ class RARLTrainer(SharedPrefixTrainer):
             reference = row["reference"]
         else:
             reference = build_completion(row["values"], get_task(row["task"]))
-        start, tail = reference_text(text, reference, len(row["values"]), self.args.rmo_keep_reasoning)
+        start, tail = reference_text(text, reference, len(row["values"]), keep_reasoning=self.args.rmo_keep_reasoning)
         tokenizer = self._tokenizer
         decode: Callable[[list[int]], str] = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
         encode: Callable[[str], list[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        return rewrite_ids(ids, start, tail, decode, encode, tokenizer.eos_token_id)
+        return rewrite_ids(ids, start, tail, decode=decode, encode=encode, eos_token_id=tokenizer.eos_token_id)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)

@@ -207,7 +207,12 @@ class SharedPrefixTrainer(GRPOTrainer):
         ):
             inputs: Any = self._prepare_input(prompts)
             answers = sample_answers(
-                model, inputs, index, self.generation_config, self.eos_token_ids, self._code_logits
+                model,
+                inputs,
+                index,
+                settings=self.generation_config,
+                eos_token_ids=self.eos_token_ids,
+                logits_processors=self._code_logits,
             )
             return answers, None
 
@@ -260,18 +265,18 @@ class SharedPrefixTrainer(GRPOTrainer):
                         model,
                         base_model,
                         input_ids[rows],
-                        attention_mask[rows],
-                        logits_to_keep,
-                        torch.get_autocast_dtype(device) if autocast else base_model.dtype,
-                        None if images is None else images[rows],
-                        None if types is None else types[rows],
-                        None if seen is None else seen[rows],
-                        getattr(self.args, "shared_prefix_tokens", None),
-                        self._attention_cost,
-                        self._largest_of_processes,
-                        self._flex,
-                        self._code_mask,
-                        self.temperature,
+                        attention_mask=attention_mask[rows],
+                        completion_length=logits_to_keep,
+                        dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                        images=None if images is None else images[rows],
+                        mm_token_type_ids=None if types is None else types[rows],
+                        token_type_ids=None if seen is None else seen[rows],
+                        budget=getattr(self.args, "shared_prefix_tokens", None),
+                        cost=self._attention_cost,
+                        agree=self._largest_of_processes,
+                        flex=self._flex,
+                        mask=self._code_mask,
+                        temperature=self.temperature,
                     )
                 )
         log_probs = torch.cat([part[0] for part in parts])

@@ -168,7 +168,7 @@ def check_decisions(run: Run, batches_per_step: int) -> list[dict[str, Any]]:
             row + index * GROUP_SIZE
             for index, group in enumerate(groups)
             for row in choose_mutated(
-                group, run.reports[0]["reward_weights"], settings, batch["step"] * batches_per_step, index
+                group, run.reports[0]["reward_weights"], settings, step=batch["step"] * batches_per_step, group=index
             )
         ]
         assert batch["chosen"] == expected

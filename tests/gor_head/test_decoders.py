@@ -12,7 +12,7 @@ WIDTH, MEMORY = 8, 6
 
 def build(kind: str, layers: int = 2, memory_width: int = MEMORY, dropout: float = 0.0) -> Decoder:
     torch.manual_seed(0)
-    return DECODERS[kind](memory_width, WIDTH, layers, 2, dropout, 7).double().eval()
+    return DECODERS[kind](memory_width, WIDTH, layers, heads=2, dropout=dropout, positions=7).double().eval()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

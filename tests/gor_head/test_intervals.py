@@ -17,7 +17,7 @@ def codes_of_all_labels(vocabulary: CoDiVocabulary, largest: int) -> dict[tuple[
     """Each prefix of a greedy code of 0..largest (not clipped), and the labels that have it."""
     labels = np.arange(largest + 1)
     slack = slack_units(labels, vocabulary.tolerance)
-    codes = greedy_codes(labels, slack, vocabulary.tokens, vocabulary.max_length)
+    codes = greedy_codes(labels, slack, vocabulary.tokens, max_length=vocabulary.max_length)
     prefixes: dict[tuple[int, ...], list[int]] = {}
     for y, row, length in zip(labels.tolist(), codes.tokens, codes.length, strict=True):
         code = [*(np.searchsorted(vocabulary.tokens, row[:length]) + 3).tolist(), EOS]

@@ -100,7 +100,7 @@ def test_objective_by_hand(huber_of: str, nll_weight: float, huber_weight: float
     labels, memory = torch.tensor([0.5, 30.0, -2.5]).double(), memory_of(3)
     codes = vocabulary.encode(labels)
     log_probs = model.log_probs(memory, codes).detach()
-    loss = model.objective(memory, log_probs, codes, labels)
+    loss = model.objective(memory, log_probs, codes, labels=labels)
     every = every_code(vocabulary)
     numbers = np.array([sum(vocabulary.values[token] for token in code) - 2.5 for code in every])
     for row in range(3):

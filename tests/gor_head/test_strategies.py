@@ -60,7 +60,7 @@ def test_schedules_fall_from_one_to_the_floor(schedule: Any, first: float, secon
 @pytest.mark.parametrize("kind", DECODER_KINDS)
 def test_a_pass_of_true_tokens_is_teacher_forcing(kind: str) -> None:
     model = tiny(COINS, kind)
-    stepwise = mixed_pass(model, MEMORY, CODES, torch.zeros_like(CODES, dtype=torch.bool))
+    stepwise = mixed_pass(model, MEMORY, CODES, own=torch.zeros_like(CODES, dtype=torch.bool))
     torch.testing.assert_close(stepwise, model.log_probs(MEMORY, CODES), rtol=0, atol=1e-9)
 
 
@@ -68,21 +68,21 @@ def test_a_pass_of_true_tokens_is_teacher_forcing(kind: str) -> None:
 def test_a_pass_of_own_tokens_follows_the_greedy_path(kind: str) -> None:
     model = tiny(COINS, kind, seed=4)
     with Calls(model.embedding) as fed:
-        log_probs = mixed_pass(model, MEMORY, CODES, torch.ones_like(CODES, dtype=torch.bool))
+        log_probs = mixed_pass(model, MEMORY, CODES, own=torch.ones_like(CODES, dtype=torch.bool))
     path = torch.nn.functional.pad(greedy(model, MEMORY), (0, CODES.shape[1]), value=PAD)[:, : CODES.shape[1]]
     assert len(set(map(tuple, path.tolist()))) > 1
     assert torch.equal(torch.cat(fed, dim=1), shift_right(path))
     # The targets, and the tokens that may stand there, are the true ones all the same.
     hidden = model.hidden(MEMORY, model.embedding(shift_right(path)))
     torch.testing.assert_close(log_probs, model.head(hidden, model.legal(CODES)), rtol=0, atol=1e-9)
-    assert torch.equal(FreeRunning().passes(model, MEMORY, CODES, 0.3)[0][1], log_probs)
+    assert torch.equal(FreeRunning().passes(model, MEMORY, CODES, progress=0.3)[0][1], log_probs)
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
 def test_a_mixed_pass_equals_a_naive_one(kind: str) -> None:
     model = tiny(COINS, kind, seed=5)
     own = torch.rand(CODES.shape, generator=torch.Generator().manual_seed(2)) < 0.5
-    found = mixed_pass(model, MEMORY, CODES, own)
+    found = mixed_pass(model, MEMORY, CODES, own=own)
     for row, code in enumerate(CODES.tolist()):
         fed: list[int] = []
         for t, token in enumerate(code):
@@ -100,12 +100,12 @@ def test_a_curriculum_begins_as_one_parallel_pass_and_ends_at_its_floor() -> Non
     model = tiny(COINS, "transformer")
     for schedule in ("linear", "sigmoid", "exponential"):
         with Calls(model.decoder) as calls:
-            ((weight, log_probs),) = Curriculum(schedule).passes(model, MEMORY, CODES, 0.0)
+            ((weight, log_probs),) = Curriculum(schedule).passes(model, MEMORY, CODES, progress=0.0)
         assert [tokens.shape[1] for tokens in calls] == [CODES.shape[1]] and weight == 1.0
         assert torch.equal(log_probs, model.log_probs(MEMORY, CODES))
-        ((_, log_probs),) = Curriculum(schedule, floor=0.0).passes(model, MEMORY, CODES, 1.0)
-        assert torch.equal(log_probs, FreeRunning().passes(model, MEMORY, CODES, 1.0)[0][1])
-        ((_, log_probs),) = Curriculum(schedule, floor=1.0).passes(model, MEMORY, CODES, 1.0)
+        ((_, log_probs),) = Curriculum(schedule, floor=0.0).passes(model, MEMORY, CODES, progress=1.0)
+        assert torch.equal(log_probs, FreeRunning().passes(model, MEMORY, CODES, progress=1.0)[0][1])
+        ((_, log_probs),) = Curriculum(schedule, floor=1.0).passes(model, MEMORY, CODES, progress=1.0)
         assert torch.equal(log_probs, model.log_probs(MEMORY, CODES))
 
 
@@ -114,7 +114,7 @@ def test_coins_are_thrown_for_every_row_and_step() -> None:
     model, rows = always_ending(), 4000
     codes = torch.tensor([[5, 5, 5, EOS]]).expand(rows, -1)
     with Calls(model.embedding) as fed:
-        Curriculum(floor=0.4).passes(model, memory_of(rows), codes, 0.5)
+        Curriculum(floor=0.4).passes(model, memory_of(rows), codes, progress=0.5)
     # The truth is fed with probability 0.7; its own token is EOS at first and PAD once EOS has been fed.
     first, second = (fed[t].squeeze(1) for t in (1, 2))
     assert set(first.tolist()) == {5, EOS}
@@ -140,7 +140,7 @@ def test_ngram_chains_expected_embeddings(kind: str) -> None:
     model = tiny(COINS, kind, huber_weight=3.0)
     strategy = NGram(n=3, discount=0.25)
     with Calls(model.decoder) as calls:
-        passes = strategy.passes(model, MEMORY, CODES, 1.0)
+        passes = strategy.passes(model, MEMORY, CODES, progress=1.0)
     assert len(calls) == 3 and [weight for weight, _ in passes] == [1.0, 0.25, 0.0625]
     torch.testing.assert_close(passes[0][1], model.log_probs(MEMORY, CODES))
     table = model.embedding.weight
@@ -150,14 +150,14 @@ def test_ngram_chains_expected_embeddings(kind: str) -> None:
             inputs.append(sum(before[1][:, t, token].exp()[:, None] * table[token] for token in range(6)))
         hidden = model.hidden(MEMORY, torch.stack(inputs, dim=1))
         torch.testing.assert_close(after[1], model.head(hidden, model.legal(CODES)))
-    total = sum(weight * model.objective(MEMORY, log_probs, CODES, LABELS) for weight, log_probs in passes)
+    total = sum(weight * model.objective(MEMORY, log_probs, CODES, labels=LABELS) for weight, log_probs in passes)
     torch.testing.assert_close(strategy(model, MEMORY, codes=CODES, labels=LABELS, progress=1.0), total)
 
 
 @pytest.mark.parametrize("kind", DECODER_KINDS)
 def test_gradients_flow_through_the_soft_inputs(kind: str) -> None:
     model = tiny(COINS, kind)
-    (_, first), (_, second) = NGram().passes(model, MEMORY, CODES, 1.0)
+    (_, first), (_, second) = NGram().passes(model, MEMORY, CODES, progress=1.0)
     loss = -second.gather(2, CODES[..., None])[CODES != PAD].sum()
     (gradient,) = torch.autograd.grad(loss, first)
     assert gradient.isfinite().all()

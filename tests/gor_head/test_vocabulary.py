@@ -147,11 +147,11 @@ def test_incremental_pruning_equals_encoding_everything_anew(
 ) -> None:
     units, counts = counted(labels)
     slack = slack_units(units, tolerance)
-    tokens = close(np.array(sorted(initial), dtype=np.int64), units, slack, max_length)
-    assert covers(units, slack, tokens, max_length).all() and initial <= set(tokens.tolist())
-    pruned, codes = prune(tokens, units, counts, slack, beta=beta, max_length=max_length, update=update)
+    tokens = close(np.array(sorted(initial), dtype=np.int64), units, slack, max_length=max_length)
+    assert covers(units, slack, tokens, max_length=max_length).all() and initial <= set(tokens.tolist())
+    pruned, codes = prune(tokens, units, counts, slack=slack, beta=beta, max_length=max_length, update=update)
     assert pruned.tolist() == naive_prune(tokens.tolist(), labels, tolerance, beta, max_length, update)
-    again = greedy_codes(units, slack, pruned, max_length)
+    again = greedy_codes(units, slack, pruned, max_length=max_length)
     width = again.tokens.shape[1]
     assert np.array_equal(codes.tokens[:, :width], again.tokens) and not codes.tokens[:, width:].any()
     assert np.array_equal(codes.length, again.length) and np.array_equal(codes.residual, again.residual)
@@ -162,7 +162,7 @@ def test_incremental_pruning_equals_encoding_everything_anew(
 def test_codi_and_usage_equal_their_definition(labels: list[int], token_set: set[int]) -> None:
     units, counts = counted(labels)
     tokens = np.array(sorted(token_set), dtype=np.int64)
-    codes = greedy_codes(units, slack_units(units, 0.0), tokens, 1000)
+    codes = greedy_codes(units, slack_units(units, 0.0), tokens, max_length=1000)
     naive = [naive_code(y, tokens.tolist(), 0.0, 1000) for y in labels]
     assert codi(codes, counts, tokens) == pytest.approx([naive_codi(naive, t) for t in tokens.tolist()])
     occurrences, users = token_usage(codes, counts, tokens)
@@ -173,7 +173,7 @@ def test_codi_and_usage_equal_their_definition(labels: list[int], token_set: set
 def test_codi_by_hand() -> None:
     # Labels 0, 3, 5, 6 in {1, 5}: codes [], [1 1 1], [5], [5 1]; N counts the zero label.
     tokens = np.array([1, 5])
-    codes = greedy_codes(np.array([0, 3, 5, 6]), np.zeros(4, dtype=np.int64), tokens, 9)
+    codes = greedy_codes(np.array([0, 3, 5, 6]), np.zeros(4, dtype=np.int64), tokens, max_length=9)
     assert codes.tokens.tolist() == [[0, 0, 0], [1, 1, 1], [5, 0, 0], [5, 1, 0]]
     expected = [(3 / 3 + 1 / 2) / 4 * math.log(4 / 3), (1 + 1 / 2) / 4 * math.log(4 / 3)]
     assert codi(codes, np.ones(4, dtype=np.int64), tokens) == pytest.approx(expected)
@@ -182,7 +182,7 @@ def test_codi_by_hand() -> None:
 def test_token_of_all_labels_has_negative_codi_and_is_tried_first_but_kept_if_needed() -> None:
     units, counts = counted([1, 2, 3])
     pruned, _ = prune(
-        np.array([1, 2]), units, counts, np.zeros(3, dtype=np.int64), beta=0, max_length=3, update="static"
+        np.array([1, 2]), units, counts, slack=np.zeros(3, dtype=np.int64), beta=0, max_length=3, update="static"
     )
     assert pruned.tolist() == [1]
 
@@ -219,7 +219,7 @@ def test_tail_tokens_double_until_the_largest_label() -> None:
 
 def test_closure_adds_the_smallest_violating_residual() -> None:
     # 17 and 23 leave 7 and 3 in {10}: 3 first, then 7 leaves 1.
-    assert close(np.array([10]), np.array([17, 23]), np.array([0, 0]), 9).tolist() == [1, 3, 10]
+    assert close(np.array([10]), np.array([17, 23]), np.array([0, 0]), max_length=9).tolist() == [1, 3, 10]
 
 
 @pytest.mark.parametrize("initializer", ["quantile", "manual", "binary"])
@@ -511,10 +511,10 @@ def test_strict_algorithm_2_interpolates() -> None:
 def test_strict_algorithm_1_returns_the_set_that_failed() -> None:
     units, counts = counted([1, 2, 3, 4])
     slack = np.zeros(4, dtype=np.int64)
-    strict, codes = strict_prune(np.array([1, 2]), units, counts, slack, beta=0.5, tolerance=0.005, max_length=9)
+    strict, codes = strict_prune(np.array([1, 2]), units, counts, slack=slack, beta=0.5, tolerance=0.005, max_length=9)
     # 1 is in two codes, [1] and [2 1], 2 in three: distinctiveness of 2 is log(4/4) = 0, so 2 goes, and then 1.
     assert strict.tolist() == [] and codes.residual.tolist() == [1, 2, 3, 4]
-    kept, _ = prune(np.array([1, 2]), units, counts, slack, beta=0.5, max_length=9, update="static")
+    kept, _ = prune(np.array([1, 2]), units, counts, slack=slack, beta=0.5, max_length=9, update="static")
     assert kept.tolist() == [1]
 
 

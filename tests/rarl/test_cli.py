@@ -30,7 +30,7 @@ TRAIN_IMAGES = 8
 def fit_fixed_answer(model: Any, processor: Any, steps: int = 60) -> None:
     """Train until the model writes FIXED_ANSWER, whatever the images."""
     source = load_source("builtin", task="count", size=TRAIN_IMAGES)
-    rows = [make_dataset(source, range(TRAIN_IMAGES), 1, {number: 1.0})[0] for number in (1, 2)]
+    rows = [make_dataset(source, range(TRAIN_IMAGES), 1, mix={number: 1.0})[0] for number in (1, 2)]
     texts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
     texts = [text + FIXED_ANSWER + "<|im_end|>" for text in texts]
     inputs = processor(
@@ -302,7 +302,7 @@ def test_load_model_dtype_mode_and_answer(model_folder: Path) -> None:
     model, processor = load_model(str(model_folder), dtype=torch.float64)
     assert next(model.parameters()).dtype is torch.float64 and not model.training
     source = load_source("builtin", task="count", size=2)
-    rows = make_dataset(source, range(2), 1, {2: 1.0})
+    rows = make_dataset(source, range(2), 1, mix={2: 1.0})
     settings = {"batch_size": 1, "max_new_tokens": 80, "progress": False}
     assert generate_answers(model, processor, rows, **settings) == [FIXED_ANSWER]
 

@@ -74,7 +74,7 @@ def train(model: Any, processor: Any, output: Path, num_images: tuple[int, ...],
             disable_tqdm=True,
             save_strategy="no",
         ),
-        make_dataset(source, np.arange(SIZE), 8, {number: 1.0 for number in num_images}),
+        make_dataset(source, np.arange(SIZE), 8, mix={number: 1.0 for number in num_images}),
         processing_class=processor,
         peft_config=peft,
     )
@@ -108,7 +108,7 @@ def test_both_stages(folder: Any, tmp_path: Path, family: str, kind: str) -> Non
     assert train(model, processor, second, (1, 2), None)
     trained, processor = load_model(*((str(base), str(second)) if kind == "lora" else (str(second), None)))
     source = load_source("builtin", task="count", size=SIZE)
-    rows = {number: make_dataset(source, np.arange(SIZE), 2, {number: 1.0}) for number in (1, 2)}
+    rows = {number: make_dataset(source, np.arange(SIZE), 2, mix={number: 1.0}) for number in (1, 2)}
     report = evaluate(trained, processor, rows, task="count", max_new_tokens=12, progress=False)
     assert report.num_prompts == {1: 2, 2: 2} and 0 <= report.failure_rate <= 1
 
@@ -335,7 +335,15 @@ def test_an_image_cannot_be_the_last_token_of_a_shared_prompt(folder: Any) -> No
     ids = torch.tensor([[5, model.config.image_token_id, 6]])
     images: Any = [{"pixel_values": torch.zeros(1, 3, 56, 56)}]
     with pytest.raises(ValueError, match="last token of a prompt must be text"):
-        answer_log_probs(model, model, ids, torch.ones_like(ids), 1, torch.float32, images)
+        answer_log_probs(
+            model,
+            model,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            completion_length=1,
+            dtype=torch.float32,
+            images=images,
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -33,7 +33,7 @@ def test_words_by_hand() -> None:
 
 def test_rows_are_sentences() -> None:
     source = load_source("builtin", "count", size=10)
-    rows = make_dataset(source, range(10), 4, {1: 1.0}, with_completion=True)
+    rows = make_dataset(source, range(10), 4, mix={1: 1.0}, with_completion=True)
     rows.set_transform(LevelRows(source, COUNT))
     for place, stored in enumerate(rows.with_format(None)["values"]):
         row = rows[place]
@@ -64,7 +64,7 @@ def test_expectation_is_that_of_the_sentences() -> None:
 def test_images_are_rated_one_by_one() -> None:
     model, processor = tiny.load()
     source = load_source("builtin", "count", size=20)
-    rows = make_dataset(source, range(20), 3, {2: 1.0})
+    rows = make_dataset(source, range(20), 3, mix={2: 1.0})
     report = evaluate_levels(model, processor, {2: rows}, levels=COUNT, batch_size=4)
     right = []
     for place in range(3):

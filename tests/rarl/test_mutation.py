@@ -41,7 +41,7 @@ def choose(group: Any, settings: MutationSettings = ALWAYS, step: int = 0, index
     rewards = np.asarray(group, dtype=float)
     rewards = rewards[:, None] if rewards.ndim == 1 else rewards
     reward_weights = weights() if rewards.shape[1] == 5 else [1.0] * rewards.shape[1]
-    return choose_mutated(rewards, reward_weights, settings, step, index).tolist()
+    return choose_mutated(rewards, reward_weights, settings, step=step, group=index).tolist()
 
 
 @pytest.mark.parametrize(("num_images", "maximum", "lowest"), [(1, 1.5, 0.0), (4, 4.5, -2.0)])
@@ -93,8 +93,8 @@ def test_equal_totals_of_unlike_parts_are_no_dead_group_where_parts_are_normalis
     rewards, given = np.array([[0.5, 0], [0, 1], [0.5, 0], [0, 1]]), [1.0, 0.5]
     assert total_rewards(rewards, given).tolist() == [0.5] * 4
     assert is_stagnant(rewards, given, ALWAYS) and not is_stagnant(rewards, given, GDPO)
-    assert len(choose_mutated(rewards, given, ALWAYS, 0, 0)) == 1
-    assert len(choose_mutated(rewards, given, GDPO, 0, 0)) == 0
+    assert len(choose_mutated(rewards, given, ALWAYS, step=0, group=0)) == 1
+    assert len(choose_mutated(rewards, given, GDPO, step=0, group=0)) == 0
     rounded = np.array([[0.25 + 1e-8 * row, 0] for row in range(4)])
     for tied in (np.full((4, 2), 0.25), np.array([[0.25, NAN]] * 4), rounded):
         assert is_stagnant(tied, given, GDPO)
@@ -207,7 +207,7 @@ ANSWER = '<answer>[{"image_id": 2, "value": 4}, {"image_id": 1, "value": 30}]</a
 
 
 def mutate(completion: str, keep_reasoning: bool = True) -> str:
-    start, tail = reference_text(completion, REFERENCE, 2, keep_reasoning)
+    start, tail = reference_text(completion, REFERENCE, 2, keep_reasoning=keep_reasoning)
     return completion[:start] + tail
 
 
@@ -290,7 +290,7 @@ def rewrite(tokenizer: Any, ids: list[int], start: int, tail: str) -> tuple[list
     """The rewritten ids, and the text of the sampled ones."""
     decode: Any = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
     encode: Any = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-    return rewrite_ids(ids, start, tail, decode, encode, tokenizer.eos_token_id), decode(ids)
+    return rewrite_ids(ids, start, tail, decode=decode, encode=encode, eos_token_id=tokenizer.eos_token_id), decode(ids)
 
 
 def kept_prefix(first: list[int], second: list[int]) -> int:

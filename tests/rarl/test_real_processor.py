@@ -62,7 +62,7 @@ def test_eight_images_and_their_placeholders_are_in_step(processor: Qwen2_5_VLPr
     table = "file,value\n" + "".join(f"{number}.png,{number}\n" for number in range(8))
     (tmp_path / "t.csv").write_text(table)
     source = FolderSource(tmp_path, tmp_path / "t.csv", "count", min_pixels=56 * 56, max_pixels=300 * 300)
-    dataset = make_dataset(source, np.arange(8), 1, {8: 1.0})
+    dataset = make_dataset(source, np.arange(8), 1, mix={8: 1.0})
     group = dataset.with_format(None)["images"][0]
     inputs = process(dataset[0], processor)
     ids = inputs["input_ids"][0]
@@ -82,15 +82,15 @@ def test_eight_images_and_their_placeholders_are_in_step(processor: Qwen2_5_VLPr
     assert text.endswith("<|im_start|>assistant\n")
 
     assert prompt_lengths(source.task, [[source.size(i) for i in group]], processor).tolist() == [len(ids)]
-    check_context(dataset, processor, len(ids) + 100, 100)
+    check_context(dataset, processor, len(ids) + 100, max_completion_length=100)
     with pytest.raises(ValueError, match=f"Row 0 .*{len(ids)} tokens, but at most {len(ids) - 1} fit"):
-        check_context(dataset, processor, len(ids) + 99, 100)
+        check_context(dataset, processor, len(ids) + 99, max_completion_length=100)
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 4])
 def test_prompt_lengths_of_built_in_images(processor: Qwen2_5_VLProcessor, num_images: int) -> None:
     source = BuiltinSource("brightness", size=8)
-    dataset = make_dataset(source, np.arange(8), 2, {num_images: 1.0})
+    dataset = make_dataset(source, np.arange(8), 2, mix={num_images: 1.0})
     groups = dataset.with_format(None)["images"]
     lengths = prompt_lengths(source.task, [[source.size(i) for i in group] for group in groups], processor)
     assert lengths.tolist() == [process(row, processor)["input_ids"].shape[1] for row in dataset]

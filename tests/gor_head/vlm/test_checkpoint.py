@@ -41,7 +41,7 @@ def logits(model: Any, tokens: ValueTokens) -> torch.Tensor:
 @pytest.mark.parametrize("kind", SEEDS)
 def test_adapter_comes_back_with_its_vocabulary(kind: str, tmp_path: Path) -> None:
     model, processor, tokens = with_adapter(tmp_path / "base", kind)
-    save_pretrained(model, processor, AGES, tmp_path / "adapter")
+    save_pretrained(model, processor, AGES, directory=tmp_path / "adapter")
     saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
     others = [name for name in saved if "lora_" not in name and not name.endswith("trainable_tokens_delta")]
     assert not others, f"whole matrices are saved: {others}"
@@ -59,7 +59,7 @@ def test_merged_model_is_plain_and_says_the_same(kind: str, tmp_path: Path) -> N
     plain = merge(model)
     assert not isinstance(plain, PeftModel)
     assert not any("lora" in name or "trainable_tokens" in name for name, _ in plain.named_parameters())
-    save_pretrained(plain, processor, AGES, tmp_path / "merged")
+    save_pretrained(plain, processor, AGES, directory=tmp_path / "merged")
     again, _, its_tokens = load(tmp_path / "merged")
     assert its_tokens == tokens
     assert torch.allclose(logits(again, tokens), wanted, atol=1e-5)
@@ -69,8 +69,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     model, processor, _ = with_adapter(tmp_path / "base", "text, tied")
     _, plain_processor = text_model()
     with pytest.raises(ValueError, match="value tokens are missing"):
-        save_pretrained(model, plain_processor, AGES, tmp_path / "adapter")
-    save_pretrained(model, processor, AGES, tmp_path / "adapter")
+        save_pretrained(model, plain_processor, AGES, directory=tmp_path / "adapter")
+    save_pretrained(model, processor, AGES, directory=tmp_path / "adapter")
     (tmp_path / "adapter/vocabulary.json").rename(tmp_path / "vocabulary.json")
     with pytest.raises(FileNotFoundError, match="adapter: no vocabulary.json"):
         load(tmp_path / "adapter")
@@ -87,12 +87,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
 
 def test_pushed_adapter_says_the_same_elsewhere(tmp_path: Path) -> None:
     model, processor, tokens = with_adapter(tmp_path / "base", "text, untied")
-    save_pretrained(model, processor, AGES, tmp_path / "adapter")
+    save_pretrained(model, processor, AGES, directory=tmp_path / "adapter")
     with HubServer() as hub:
         push = f"""
 from gor_head.vlm import load, push_to_hub
 model, processor, tokens = load({str(tmp_path / "adapter")!r})
-push_to_hub(model, processor, tokens.vocabulary, "me/ages")
+push_to_hub(model, processor, tokens.vocabulary, repo_id="me/ages")
 """
         run_client(push, hub.url, tmp_path / "push")
         files = hub.repos["me/ages"]
@@ -116,7 +116,7 @@ del os.environ["HF_TOKEN"]
 from gor_head.vlm import load, push_to_hub
 model, processor, tokens = load({str(tmp_path / "adapter")!r})
 try:
-    push_to_hub(model, processor, tokens.vocabulary, "me/ages")
+    push_to_hub(model, processor, tokens.vocabulary, repo_id="me/ages")
 except OSError as error:
     print(error)
 """
@@ -148,7 +148,7 @@ def test_merged_head_or_embedding_leaves_the_other_as_it_was(tied: bool, setting
             if "modules_to_save" in name:
                 parameter += torch.randn_like(parameter) * 0.1
     wanted = logits(policy, tokens)
-    save_pretrained(merge(policy), tokenizer, AGES, tmp_path)
+    save_pretrained(merge(policy), tokenizer, AGES, directory=tmp_path)
     assert torch.allclose(logits(load(tmp_path)[0], tokens), wanted, atol=1e-5)
 
 

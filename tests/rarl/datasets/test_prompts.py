@@ -85,7 +85,7 @@ def test_every_column_stands_alone(source: BuiltinSource, dataset: Dataset) -> N
 
 
 def test_the_four_columns_without_completion(source: BuiltinSource) -> None:
-    assert make_dataset(source, np.arange(40), 2, MIX).column_names == ["prompt", "images", "values", "task"]
+    assert make_dataset(source, np.arange(40), 2, mix=MIX).column_names == ["prompt", "images", "values", "task"]
 
 
 def test_making_a_dataset_opens_no_image() -> None:
@@ -93,7 +93,7 @@ def test_making_a_dataset_opens_no_image() -> None:
         def read(self, i: int) -> tuple[Image.Image, bytes]:
             raise OSError("opened")
 
-    dataset = make_dataset(Unopened(size=10), np.arange(10), 5, MIX)
+    dataset = make_dataset(Unopened(size=10), np.arange(10), 5, mix=MIX)
     assert len(dataset.with_format(None)["values"]) == 5
     with pytest.raises(ValueError, match=r"count-0-\d+\.png.*opened"):
         dataset[0]
@@ -126,7 +126,7 @@ def test_sft_trains_on_the_completion_only(source: BuiltinSource, tmp_path: Path
     rows: Any = (
         stream_dataset(source, np.arange(40), MIX, with_completion=True)
         if streamed
-        else make_dataset(source, np.arange(40), 4, MIX, with_completion=True)
+        else make_dataset(source, np.arange(40), 4, mix=MIX, with_completion=True)
     )
     config = SFTConfig(
         output_dir=str(tmp_path),
@@ -181,7 +181,7 @@ def test_grpo_trains_with_lora_in_the_language_model(source: BuiltinSource, tmp_
             report_to="none",
             save_strategy="no",
         ),
-        train_dataset=make_dataset(source, np.arange(40), 6, MIX),
+        train_dataset=make_dataset(source, np.arange(40), 6, mix=MIX),
         processing_class=processor,
         peft_config=LoraConfig(r=2, target_modules=language_lora_targets(model)),
     )

@@ -116,9 +116,9 @@ def test_gap_holds_or_the_request_is_refused(values: list[float], mix: dict[int,
             longest, last = longest + 1, value
     if longest < max(mix):
         with pytest.raises(ValueError, match=f"at most {longest} of these"):
-            sample_groups(array, 10, mix, gap, seed)
+            sample_groups(array, 10, mix, min_gap=gap, seed=seed)
         return
-    for group in sample_groups(array, 30, mix, gap, seed):
+    for group in sample_groups(array, 30, mix, min_gap=gap, seed=seed):
         assert len(group) in mix
         assert (np.diff(np.sort(array[group])) >= gap).all()
 

@@ -34,7 +34,7 @@ def real_length(row: dict[str, Any], processor: Any) -> int:
 def test_lengths_are_those_of_the_processor(tmp_path: Path, processor: Any, bounds: dict[str, int]) -> None:
     # The tiny processor has bounds of its own, tighter than the first and the last of these.
     source = photos(tmp_path, **bounds)
-    dataset = make_dataset(source, np.arange(8), 6, {1: 1.0, 2: 1.0, 4: 1.0})
+    dataset = make_dataset(source, np.arange(8), 6, mix={1: 1.0, 2: 1.0, 4: 1.0})
     groups = dataset.with_format(None)["images"]
     lengths = prompt_lengths(source.task, [[source.size(i) for i in group] for group in groups], processor)
     assert lengths.tolist() == [real_length(row, processor) for row in dataset]
@@ -43,28 +43,28 @@ def test_lengths_are_those_of_the_processor(tmp_path: Path, processor: Any, boun
 
 def test_context_limit_is_exact_and_names_the_sample(tmp_path: Path, processor: Any) -> None:
     source = photos(tmp_path)
-    dataset = make_dataset(source, np.arange(8), 5, {1: 1.0, 3: 1.0}, seed=1)
+    dataset = make_dataset(source, np.arange(8), 5, mix={1: 1.0, 3: 1.0}, seed=1)
     lengths = [real_length(row, processor) for row in dataset]
     longest = int(np.argmax(lengths))
     context = lengths[longest] + 50
-    check_context(dataset, processor, context, 50)
+    check_context(dataset, processor, context, max_completion_length=50)
     with pytest.raises(ValueError) as caught:
-        check_context(dataset, processor, context, 51)
+        check_context(dataset, processor, context, max_completion_length=51)
     message = str(caught.value)
     files = ", ".join(source.name(i) for i in dataset.with_format(None)["images"][longest])
     assert message.startswith(f"Row {longest} ({files}): the prompt has {lengths[longest]} tokens")
     assert f"at most {lengths[longest] - 1} fit beside 51 tokens" in message
     assert f"a context of {context}" in message
-    check_context(dataset.select([lengths.index(min(lengths))]), processor, min(lengths) + 51, 51)
+    check_context(dataset.select([lengths.index(min(lengths))]), processor, min(lengths) + 51, max_completion_length=51)
 
 
 def test_groups_of_a_stream(processor: Any) -> None:
     source = BuiltinSource(size=10)
-    check_groups(source, [[0, 1], [2]], processor, 4096, 256)
+    check_groups(source, [[0, 1], [2]], processor, max_position_embeddings=4096, max_completion_length=256)
     with pytest.raises(ValueError, match=r"Row 0 \(count-0-0\.png, count-0-1\.png\).*2 of 2 rows"):
-        check_groups(source, [[0, 1], [2]], processor, 270, 256)
+        check_groups(source, [[0, 1], [2]], processor, max_position_embeddings=270, max_completion_length=256)
 
 
 def test_context_of_a_foreign_dataset_is_a_type_error(processor: Any) -> None:
     with pytest.raises(TypeError, match="make_dataset"):
-        check_context(Dataset.from_dict({"prompt": ["a"]}), processor, 10, 1)
+        check_context(Dataset.from_dict({"prompt": ["a"]}), processor, 10, max_completion_length=1)

@@ -547,11 +547,13 @@ def test_models_are_asked_before_their_weights_load(
     args = RARLConfig("out", use_cpu=True, bf16=False, report_to="none")
     processor = load_processor(tiny.path(), get_task("count"))
     with pytest.raises(ValueError, match=f"^{message}"):
-        load_policy(tiny.path(), ModelConfig(use_peft=True, **given_values), args, processor, get_task("count"))
+        load_policy(
+            tiny.path(), ModelConfig(use_peft=True, **given_values), args, processor=processor, task=get_task("count")
+        )
     assert "Loading weights" not in capfd.readouterr().err
     args.router_aux_loss_coef = 0.1
     with pytest.raises(ValueError, match="^router_aux_loss_coef: .* no experts"):
-        load_policy(tiny.path(), ModelConfig(), args, processor, get_task("count"))
+        load_policy(tiny.path(), ModelConfig(), args, processor=processor, task=get_task("count"))
 
 
 def test_help_shows_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

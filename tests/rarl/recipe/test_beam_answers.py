@@ -19,7 +19,9 @@ def test_candidates_come_by_their_probability_whatever_their_length() -> None:
     source = BuiltinSource("count", 4, 0)
     rows = [{"prompt": build_prompt(task, 1), "images": [source.load(index)]} for index in range(4)]
     lengths = set()
-    for row, texts in zip(rows, beam_answers(model, processor, rows, task, 8, 60), strict=True):
+    for row, texts in zip(
+        rows, beam_answers(model, processor, rows, task=task, beams=8, max_new_tokens=60), strict=True
+    ):
         inputs = batch_inputs(processor, [row])
         start = inputs["input_ids"].shape[1]
         scores = []

@@ -238,9 +238,9 @@ def test_test_prompts_must_fit_the_context_too() -> None:
     data = prepare_data(RecipeArguments(size=200, num_prompts=4, eval_prompts=2, eval_num_images=[1, 8]))
     sizes = [[data.source.size(i) for i in group] for group in data.test[8].with_format(None)["images"]]
     longest = int(prompt_lengths(data.source.task, sizes, processor).max())
-    check_lengths(data, tiny.path(), processor, 32, 4096 - longest)
+    check_lengths(data, tiny.path(), processor, max_completion_length=32, eval_max_new_tokens=4096 - longest)
     with pytest.raises(ValueError, match=rf"prompts of 8 images: Row \d.* {longest} tokens, but at most {longest - 1}"):
-        check_lengths(data, tiny.path(), processor, 32, 4097 - longest)
+        check_lengths(data, tiny.path(), processor, max_completion_length=32, eval_max_new_tokens=4097 - longest)
 
 
 def test_flags_go_over_the_config_and_over_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,11 +519,11 @@ def test_rows_of_value_tokens_are_trained_in_one_way_only(setting: str, name: st
     args = TrainingArguments("output", use_cpu=True)
     model_args = ModelConfig(use_peft=True, **{f"lora_{setting}": ["q_proj", name]})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
-        load_policy(str(tmp_path), model_args, args, None, task)
+        load_policy(str(tmp_path), model_args, args, processor=None, task=task)
     config = LoraConfig(**{"target_modules": ["q_proj"], setting: ["q_proj", name]})  # type: ignore[arg-type]
     config.save_pretrained(str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=rf"^{setting}: \S*{name} holds the rows of value tokens"):
-        load_policy(str(tmp_path), model_args, args, None, task, str(tmp_path / "adapter"))
+        load_policy(str(tmp_path), model_args, args, processor=None, task=task, adapter=str(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize("wanted", [["q_proj"], ["q_proj", "v_proj"], "all-linear", r".*\.q_proj"])
@@ -533,7 +533,7 @@ def test_one_layer_for_lora_is_a_name(wanted: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["recipe.py", "--use_cpu", "true", "--lora_target_modules", *flags])
     args, _, model_args = parse(RARLConfig, CONFIG.with_name("rarl_stage1_tiny.yaml"))
     assert model_args.lora_target_modules == wanted
-    model, config = load_policy(tiny.path(), model_args, args, tiny.load()[1], get_task("count"))
+    model, config = load_policy(tiny.path(), model_args, args, processor=tiny.load()[1], task=get_task("count"))
     adapted = [name for name, _ in get_peft_model(model, config).named_modules() if name.endswith(".lora_A")]
     assert adapted and all("q_proj" in name for name in adapted) == ("v_proj" not in flags and wanted != "all-linear")
 

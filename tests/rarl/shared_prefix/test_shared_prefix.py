@@ -291,7 +291,7 @@ def test_groups_are_told_apart_by_grid_and_pixels() -> None:
     other[5, 1] = 1e-6
     shown = [(wide, one), (high, one), (wide, other), None, (wide, one.clone()), None, (wide, other)]
     images = [own and {"image_grid_thw": own[0], "pixel_values": own[1]} for own in shown]
-    assert find_groups(ids, mask, 2, images) == [[0, 4], [1], [2, 6], [3, 5]]
+    assert find_groups(ids, mask, 2, images=images) == [[0, 4], [1], [2, 6], [3, 5]]
 
 
 def test_images_are_split_by_their_patches() -> None:
@@ -341,7 +341,7 @@ def test_positions_are_those_of_the_model(vision_model: Any) -> None:
     image = vision_model.config.image_token_id
     prompt, types = torch.tensor([5, 3, image, image, 4, 9]), torch.tensor([0, 0, 1, 1, 0, 0])
     grid = torch.tensor([[1, 2, 4]])
-    found = prompt_positions(vision_model.model, prompt, types, grid)
+    found = prompt_positions(vision_model.model, prompt, types, grid=grid)
     # Two text tokens, a row of two merged patches side by side, then text from the largest position on.
     assert found.tolist() == [[0, 1, 2, 2, 4, 5], [0, 1, 2, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
     longer = torch.tensor([*prompt, 8, 8]), torch.tensor([*types, 0, 0])
@@ -351,14 +351,16 @@ def test_positions_are_those_of_the_model(vision_model: Any) -> None:
 
 def test_positions_of_text(vision_model: Any) -> None:
     prompt = torch.tensor([5, 6, 8])
-    assert prompt_positions(vision_model.model, prompt, None, None).tolist() == [[0, 1, 2]] * 3
-    assert prompt_positions(torch.nn.Linear(1, 1), prompt, None, None).tolist() == [[0, 1, 2]]
+    assert prompt_positions(vision_model.model, prompt, None, grid=None).tolist() == [[0, 1, 2]] * 3
+    assert prompt_positions(torch.nn.Linear(1, 1), prompt, None, grid=None).tolist() == [[0, 1, 2]]
 
 
 def test_a_prompt_that_ends_in_an_image_is_refused(vision_model: Any) -> None:
     image = vision_model.config.image_token_id
     with pytest.raises(ValueError, match="last token of a prompt must be text"):
-        prompt_positions(vision_model.model, torch.tensor([3, image]), torch.tensor([0, 1]), torch.tensor([[1, 2, 2]]))
+        prompt_positions(
+            vision_model.model, torch.tensor([3, image]), torch.tensor([0, 1]), grid=torch.tensor([[1, 2, 2]])
+        )
 
 
 def test_innermost_is_the_model_with_rotary_indices(vision_model: Any) -> None:

@@ -19,7 +19,7 @@ def test_which_rows_have_images_is_known_without_decoding() -> None:
     assert rows_with_images(rows).tolist() == [True, False, True, False]
     assert rows_with_images(rows.select([2, 3])).tolist() == [True, False]
     assert rows_with_images(Dataset.from_dict({"prompt": ["text", "only"]})).tolist() == [False, False]
-    assert rows_with_images(make_dataset(BuiltinSource(size=4), np.arange(4), 3, {1: 1.0, 2: 1.0})).all()
+    assert rows_with_images(make_dataset(BuiltinSource(size=4), np.arange(4), 3, mix={1: 1.0, 2: 1.0})).all()
     features = Features({"image": ImageFeature()})
     images = Dataset.from_dict({"image": [None, "/nowhere/a.png"]}, features=features)
     assert rows_with_images(images).tolist() == [False, True]

@@ -48,7 +48,7 @@ def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> An
 
 def make_rows(num_prompts: int = 8, num_images: int = 1) -> Dataset:
     source = load_source("builtin", size=16)
-    return make_dataset(source, np.arange(16), num_prompts, {num_images: 1.0})
+    return make_dataset(source, np.arange(16), num_prompts, mix={num_images: 1.0})
 
 
 def config(cls: type[GRPOConfig], folder: Path, **overrides: Any) -> Any:
@@ -488,7 +488,7 @@ def test_stage_two_defaults(random_model: Any, processor: Any, tmp_path: Path) -
             log_completions=True,
             num_completions_to_print=0,
         ),
-        train_dataset=make_dataset(source, np.arange(16), 8, {1: 1.0, 2: 1.0}, min_gap=1),
+        train_dataset=make_dataset(source, np.arange(16), 8, mix={1: 1.0, 2: 1.0}, min_gap=1),
         processing_class=processor,
     )
     assert trainer.reward_weights.tolist() == [1, 1, 1, 1, 0.5]
