@@ -1,9 +1,9 @@
 """Work and memory of a GRPO step on Qwen2.5-VL-3B by formula: shared prompts beside TRL's layout.
 
 In bf16 with LoRA and gradient checkpointing on a GPU of 80 GB. **An estimate: nothing of it was run.** `--check` runs
-the mid-size model of [`benchmarks.learner_step`] and sets torch's count of floating-point operations and the measured
-peak of memory beside the formulas ([`benchmarks.formulas`]); that takes a minute or two. Time is not estimated: kernels
-differ in how much of a GPU they use.
+the mid-size model of [`benchmarks.learner_step`][benchmarks.learner_step] and sets torch's count of floating-point
+operations and the measured peak of memory beside the formulas ([`benchmarks.formulas`][benchmarks.formulas]); that
+takes a minute or two. Time is not estimated: kernels differ in how much of a GPU they use.
 """
 
 import argparse

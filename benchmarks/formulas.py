@@ -62,7 +62,8 @@ def text_sizes(config: Any) -> tuple[int, int, int, int, int]:
 
 
 def adapter_parameters(config: Any) -> int:
-    """Of LoRA on all seven products of a text layer, as [`rarl.lora.language_lora_targets`] has it."""
+    """Of LoRA on all seven products of a text layer, as
+    [`rarl.lora.language_lora_targets`][rarl.lora.language_lora_targets] has it."""
     layers, width, query, key, inner = text_sizes(config)
     return layers * RANK * (7 * width + 2 * query + 2 * key + 3 * inner)
 
@@ -116,7 +117,7 @@ A backward pass is one forward pass for gradients of activations and one for tho
 nor do pixels. Attention's is 2.5 (it computes scores again), the fused head's 3 (logits again), or 2 if frozen.
 Checkpointing runs all layers forward again; with LoRA it also makes the inputs of the frozen vision tower require
 gradients (`enable_input_require_grads`), so that gradients of its activations are computed, for nothing. Shared prompts
-leave that out: see [`tower_has_gradients`]."""
+leave that out: see [`tower_has_gradients`][benchmarks.formulas.tower_has_gradients]."""
 VISION_PARTS = ("patches", "vision", "vision_pairs", "merger")
 
 
@@ -177,7 +178,8 @@ def layouts(
     """`plain`, TRL's: `number` answers of `answer` tokens, each with the prompt and its images; and `shared`, ours.
 
     Args:
-        config: Of the model, which decides whether groups are cut; see [`rarl.shared_prefix.cut_groups`].
+        config: Of the model, which decides whether groups are cut; see
+            [`rarl.shared_prefix.cut_groups`][rarl.shared_prefix.calls.cut_groups].
         prompt: Tokens.
         grids: Of the prompt's images.
         number: G.

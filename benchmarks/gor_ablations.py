@@ -82,7 +82,8 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
         "ε 0.05": _vocabulary(tolerance=0.05),
     },
 }
-"""Ablation → variant → settings of [`GoRRegressor`] that differ from its defaults."""
+"""Ablation → variant → settings of [`GoRRegressor`][gor_head.estimator.gor.GoRRegressor] that differ from its
+defaults."""
 
 
 def variants(names: list[str]) -> dict[str, Method]:

@@ -140,7 +140,7 @@ def measure(decoder: str, batches: list[int], repeats: int) -> dict[str, Any]:
 
 
 def figures_table(figures: dict[str, Any]) -> Table:
-    """The figures of [`measure`]."""
+    """The figures of [`measure`][benchmarks.gor_decode.measure]."""
     table = Table(title=f"Rows per second, {figures['decoder']} decoder, {figures['device']}")
     ways = list(figures["results"][0]["rows_per_second"])
     for name in ("batch", *ways, "quantile / greedy time", "greedy / naive", "same codes"):

@@ -1,11 +1,11 @@
 """Forward and backward pass of GRPO's log-probabilities, each prompt encoded once, beside TRL's own layout.
 
 One prompt of 1, 4 or 8 images of 64 tokens each and 8 answers of 64 tokens, on a random Qwen2.5-VL of 6 layers and
-width 384 ([`benchmarks.midsize`]), in fp32: all parameters trained, or LoRA on the language model. Both layouts go
-through the same trainer and model in turn, and their gradients are compared.
+width 384 ([`benchmarks.midsize`][benchmarks.midsize]), in fp32: all parameters trained, or LoRA on the language model.
+Both layouts go through the same trainer and model in turn, and their gradients are compared.
 
 Memory is the peak of what a pass allocates on top of weights and batch, gradients included, in an untimed pass; see
-[`benchmarks.measure`].
+[`benchmarks.measure`][benchmarks.measure].
 """
 
 import argparse

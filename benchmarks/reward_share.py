@@ -134,8 +134,9 @@ def measure_step(steps: int, *flags: str) -> dict[str, float | int]:
         `rewards_ms_per_step` is TRL's scoring of the responses, gathering included; `rmo_ms_per_step` the mutation step
         with its own scoring; `share` both over `step_ms`, a whole step. `rmo_every_group_ms_per_step` is the mutation
         step when each group has a response rewritten, instead of the `mutated_per_step` responses of the run itself.
-        `step_ratio` is TRL's step over ours, and `max_abs_difference_options_off` is [`largest_difference`] between TRL
-        and our trainer with all of its options off.
+        `step_ratio` is TRL's step over ours, and `max_abs_difference_options_off` is
+        [`largest_difference`][benchmarks.reward_share.largest_difference] between TRL and our trainer with all of its
+        options off.
     """
     pairs = [(train(GRPOTrainer, steps, *flags), train(RARLTrainer, steps, *flags)) for _ in range(ROUNDS)]
     stock, ours = (fastest_steps(*runs) for runs in zip(*pairs, strict=True))

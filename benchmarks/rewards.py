@@ -4,7 +4,7 @@ The obvious way is a regular expression for the tags, `json.loads`, and `scipy.s
 answers only, so both score clean answers: wrong values in a wrong order, true values without ties.
 
 In the same run, the share of a training step that rewards and the Response Mutation Operation take; see
-[`benchmarks.reward_share`].
+[`benchmarks.reward_share`][benchmarks.reward_share].
 """
 
 import argparse
@@ -37,7 +37,8 @@ Scores = list[list[float | None]]
 
 
 def make_answers(seed: int = 0) -> tuple[list[str], list[list[float]]]:
-    """Completions, all different, and true values [`NUM_ANSWERS`][`NUM_IMAGES`]."""
+    """Completions, all different, and true values
+    [`NUM_ANSWERS`][benchmarks.rewards.NUM_ANSWERS][`NUM_IMAGES`][benchmarks.rewards.NUM_IMAGES]."""
     rng = random.Random(seed)
     texts, values = [], []
     for _ in range(NUM_ANSWERS):
@@ -113,7 +114,7 @@ def measure(repeats: int = 20) -> dict[str, float | int]:
 
 
 def scoring_table(figures: dict[str, float | int]) -> Table:
-    """The figures of [`measure`]."""
+    """The figures of [`measure`][benchmarks.rewards.measure]."""
     table = Table(title=f"{NUM_ANSWERS} answers about {NUM_IMAGES} images, parsed and scored with five rewards")
     table.add_column("")
     table.add_column("all, ms", justify="right")
@@ -125,7 +126,7 @@ def scoring_table(figures: dict[str, float | int]) -> Table:
 
 
 def step_table(figures: dict[str, float | int]) -> Table:
-    """The figures of [`measure_step`](benchmarks.reward_share.measure_step)."""
+    """The figures of [`measure_step`][benchmarks.reward_share.measure_step]."""
     step_ms = figures["step_ms"]
     table = Table(title=f"A step of stage 2 on the tiny model, mean of {figures['steps']}")
     table.add_column("")

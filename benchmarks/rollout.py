@@ -80,7 +80,7 @@ class Rollout:
             return cls._generate_single_turn(trainer, prompt_ids, images, fields, NUM_GENERATIONS)[0]
 
     def seconds(self, shared: bool, seed: int = 0) -> tuple[float, Answers]:
-        """Wall time of [`sample`], and its answers."""
+        """Wall time of [`sample`][benchmarks.rollout.Rollout.sample], and its answers."""
         start = time.perf_counter()
         answers = self.sample(shared, seed)  # lists of numbers: the device is done
         return time.perf_counter() - start, answers
@@ -146,7 +146,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
-    """The figures of [`measure`] for each number of images."""
+    """The figures of [`measure`][benchmarks.rollout.measure] for each number of images."""
     table = Table(title=f"{NUM_GENERATIONS} answers of {SHORTEST} to {LONGEST} tokens to a prompt")
     for heading in ("images", "prompt tokens", "TRL, s", "shared, s", "faster", "equal lengths", "memory", "same"):
         table.add_column(heading, justify="right")

@@ -1,9 +1,9 @@
 """A whole optimiser step of RARLTrainer, beside TRL's GRPOTrainer with the same rewards.
 
 One prompt of 1, 4 or 8 images and 8 answers of 64 tokens a step, on a random Qwen2.5-VL of 6 layers and width 384
-([`benchmarks.midsize`]), in fp32, all parameters trained with SGD: sampling, rewards, reference and current
-log-probabilities, backward pass, update. Both trainers sample the same answers with the same seed, and their parameters
-are compared at the end. `--figure` draws where the time of a step goes.
+([`benchmarks.midsize`][benchmarks.midsize]), in fp32, all parameters trained with SGD: sampling, rewards, reference and
+current log-probabilities, backward pass, update. Both trainers sample the same answers with the same seed, and their
+parameters are compared at the end. `--figure` draws where the time of a step goes.
 """
 
 import argparse
@@ -37,7 +37,8 @@ PARTS = ("vision tower", "prefill", "decoding", "learner", "rewards and RMO", "o
 
 
 class PartClock(TrainerCallback):
-    """Wall time of each step, divided among [`PARTS`]: the innermost part that runs gets the time."""
+    """Wall time of each step, divided among [`PARTS`][benchmarks.train_step.PARTS]: the innermost part that runs gets
+    the time."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -161,7 +162,8 @@ def measure(num_images: int, steps: int) -> dict[str, Any]:
     Returns:
         `speedup` is TRL's step over ours; `peak_memory_ratio` our peak over TRL's, of one whole step, weights not
         counted; `max_abs_parameter_diff` the largest difference of a parameter after all steps, and `moved` by how
-        much the training moved a parameter at most. `stock_parts` and `shared_parts` divide the steps among [`PARTS`].
+        much the training moved a parameter at most. `stock_parts` and `shared_parts` divide the steps among
+        [`PARTS`][benchmarks.train_step.PARTS].
     """
     clocks, parameters, peaks = {}, {}, {}
     for name, ours in (("stock", False), ("shared", True)):

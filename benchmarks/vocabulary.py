@@ -33,7 +33,7 @@ REPEATS = 3
 """Timed calls of ours; the median is reported."""
 
 Q, TOLERANCE, BETA, MAX_LENGTH = 0.9, 0.005, 0.7, 16
-"""Settings of both ways: the defaults of [`CoDiVocabulary.fit`]."""
+"""Settings of both ways: the defaults of [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit]."""
 
 Code = list[int]
 Report = Callable[[str], None]
@@ -197,7 +197,7 @@ def measure(count: int, naive_count: int, report: Report = lambda _: None) -> di
 
 
 def figures_table(figures: dict[str, float | int | bool]) -> Table:
-    """The figures of [`measure`]."""
+    """The figures of [`measure`][benchmarks.vocabulary.measure]."""
     table = Table(title=f"{figures['labels']:,} labels, {figures['distinct_labels']:,} distinct: vocabulary and codes")
     table.add_column("")
     table.add_column("seconds", justify="right")

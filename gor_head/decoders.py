@@ -2,7 +2,7 @@
 
 All share one interface: `start` turns the memory into a cache, `forward` takes embedded tokens and a cache and gives
 hidden states and the next cache. A cache is a tuple of tensors whose first dimension is the row, so that rows are
-dropped or repeated by indexing each of them ([`select`]).
+dropped or repeated by indexing each of them ([`select`][gor_head.decoders.select]).
 """
 
 from abc import ABC, abstractmethod
@@ -72,7 +72,7 @@ class RecurrentDecoder(Decoder):
         return (state, *([torch.zeros_like(state)] * (self.states - 1)), self.context(pooled))
 
     def forward(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """See [`Decoder`]."""
+        """See [`Decoder`][gor_head.decoders.Decoder]."""
         *states, context = cache
         layered = tuple(state.transpose(0, 1).contiguous() for state in states)
         hidden, after = self.cells(tokens + context[:, None], layered if self.states > 1 else layered[0])
@@ -81,17 +81,17 @@ class RecurrentDecoder(Decoder):
 
 
 class RNNDecoder(RecurrentDecoder):
-    """Elman network, see [`RecurrentDecoder`]."""
+    """Elman network, see [`RecurrentDecoder`][gor_head.decoders.RecurrentDecoder]."""
 
 
 class GRUDecoder(RecurrentDecoder):
-    """Gated recurrent units, see [`RecurrentDecoder`]."""
+    """Gated recurrent units, see [`RecurrentDecoder`][gor_head.decoders.RecurrentDecoder]."""
 
     kind = nn.GRU
 
 
 class LSTMDecoder(RecurrentDecoder):
-    """Long short-term memory, see [`RecurrentDecoder`]."""
+    """Long short-term memory, see [`RecurrentDecoder`][gor_head.decoders.RecurrentDecoder]."""
 
     kind = nn.LSTM
     states = 2
@@ -177,11 +177,11 @@ class TransformerDecoder(Decoder):
         self.norm = nn.LayerNorm(width)
 
     def start(self, memory: Tensor) -> Cache:
-        """Four tensors per layer, see [`TransformerLayer.start`]."""
+        """Four tensors per layer, see [`TransformerLayer.start`][gor_head.decoders.TransformerLayer.start]."""
         return tuple(part for layer in self.layers for part in cast(TransformerLayer, layer).start(memory))
 
     def forward(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """See [`Decoder`]."""
+        """See [`Decoder`][gor_head.decoders.Decoder]."""
         past, count = cache[0].shape[2], tokens.shape[1]
         x = tokens + self.positions.weight[past : past + count]
         mask = None

@@ -18,7 +18,7 @@ class Evaluation:
     """Report on predictions for labelled rows.
 
     Attributes:
-        metrics: Name of a metric (see [`get_metric`](gor_head.metrics.get_metric)) → its value, `None` where it is
+        metrics: Name of a metric (see [`get_metric`][gor_head.metrics.get_metric]) → its value, `None` where it is
             undefined.
         ranges: Errors by range of the true labels.
         whole: The same for all rows as one range.
@@ -34,7 +34,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, content: Any, where: str = "evaluation") -> "Evaluation":
-        """What [`Evaluation.to_json`] gave.
+        """What [`Evaluation.to_json`][gor_head.evaluation.Evaluation.to_json] gave.
 
         Args:
             content: Plain JSON.
@@ -65,7 +65,7 @@ def evaluate_predictions(
     Args:
         truth: True labels, `[n]`.
         prediction: Predictions, `[n]`.
-        edges: Ends of the label ranges, as [`mae_by_range`](gor_head.metrics.mae_by_range) takes them; by default
+        edges: Ends of the label ranges, as [`mae_by_range`][gor_head.metrics.mae_by_range] takes them; by default
             fifths of the labels.
         within: L of CS@L, in units of the label.
 

@@ -87,7 +87,8 @@ class TableFeatures:
         A category that training rows do not have becomes id 0; a column of nothing else is said in a warning.
 
         Raises:
-            ValueError: If columns are not of the kinds that training had, or hold what [`TableFeatures.fit`] refuses.
+            ValueError: If columns are not of the kinds that training had, or hold what
+                [`TableFeatures.fit`][gor_head.features.TableFeatures.fit] refuses.
         """
         _, columns = _columns(X)
         if len(columns) != len(self.names):
@@ -121,7 +122,7 @@ class TableFeatures:
         return table
 
     def encoder_sizes(self) -> dict[str, Any]:
-        """`numeric` and `categories` of [`gor_head.encoders.FFNEncoder`]."""
+        """`numeric` and `categories` of [`gor_head.encoders.FFNEncoder`][gor_head.encoders.FFNEncoder]."""
         known = [len(categories) + 1 for categories in self.categories if categories is not None]
         return {"numeric": len(self.names) - len(known), "categories": known}
 

@@ -118,7 +118,8 @@ class Grid:
         return scaled.astype(np.int64) - self.offset
 
     def values(self, units: NDArray[Any]) -> NDArray[np.float64]:
-        """Labels of whole numbers of units, float64, shape kept: the inverse of [`units`][Grid.units] on the grid."""
+        """Labels of whole numbers of units, float64, shape kept: the inverse of [`units`][gor_head.grid.Grid.units] on
+        the grid."""
         numbers = (np.asarray(units, dtype=np.int64) + self.offset).astype(np.float64)
         return numbers / self.steps if self.steps else numbers * self.resolution
 

@@ -17,7 +17,8 @@ class CodeModel(Protocol):
     """A model whose distribution is one over the codes of a vocabulary, token by token.
 
     B is the number of rows, L and D are length and width of their memory, T is the length of codes and V the number of
-    token ids. [`gor_head.model.GoRModel`] is one; any other module with these members is decoded and trained alike.
+    token ids. [`gor_head.model.GoRModel`][gor_head.model.GoRModel] is one; any other module with these members is
+    decoded and trained alike.
 
     Attributes:
         vocabulary: The vocabulary.

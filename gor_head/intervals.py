@@ -43,7 +43,8 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Tables of a vocabulary from which legal tokens and intervals follow; make it with [`Intervals.of`].
+    """Tables of a vocabulary from which legal tokens and intervals follow; make it with
+    [`Intervals.of`][gor_head.intervals.Intervals.of].
 
     Args:
         tokens: Value of each id in units, 0 for PAD, SOS and EOS, int64 `[V + 3]`.

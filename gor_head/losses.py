@@ -42,7 +42,8 @@ def expected_sum(log_probs: Tensor, codes: Tensor, values: Tensor) -> Tensor:
 
 
 def windowed_sum(log_probs: Tensor, codes: Tensor, values: Tensor) -> Tensor:
-    """As [`expected_sum`], over the ids within `WINDOW` of the likeliest and not renormalised, as GoR's predecessor."""
+    """As [`expected_sum`][gor_head.losses.expected_sum], over the ids within `WINDOW` of the likeliest and not
+    renormalised, as GoR's predecessor."""
     ids = torch.arange(log_probs.shape[2], device=log_probs.device)
     near = (ids - log_probs.argmax(dim=2, keepdim=True)).abs() <= WINDOW
     steps = (log_probs.exp() * near).double() @ values

@@ -4,7 +4,8 @@ Every metric takes true labels and predictions, `[n]` each, in the same units, a
 returns a float. They raise ValueError, naming the argument, unless both are n ≥ 1 finite numbers in one dimension.
 
 A correlation with a constant is undefined; the functions give 0.0, as of any correlation of a single row: constant
-predictions order nothing. [`METRICS`], the table of all metrics, says what reports make of an undefined metric.
+predictions order nothing. [`METRICS`][gor_head.metrics.METRICS], the table of all metrics, says what reports make of an
+undefined metric.
 """
 
 import math
@@ -136,7 +137,8 @@ class Metric:
     of_labels: bool = True
 
     def __call__(self, truth: Any, prediction: Any) -> float | None:
-        """The metric of true labels and predictions, `[n]` each; `None` where it is undefined, see [`METRICS`].
+        """The metric of true labels and predictions, `[n]` each; `None` where it is undefined, see
+        [`METRICS`][gor_head.metrics.METRICS].
 
         Raises:
             ValueError: If these are not as many predictions as labels, or not finite numbers in one dimension.
@@ -180,7 +182,7 @@ number of predictions that order nothing (0.0, XAUC 0.5): it is what a mean over
 
 
 def cumulative_metric(tolerance: float) -> Metric:
-    """The entry of [`cumulative_score`] for one tolerance, named `cs@5` for 5."""
+    """The entry of [`cumulative_score`][gor_head.metrics.cumulative_score] for one tolerance, named `cs@5` for 5."""
     digits = write_number(tolerance)
     name = f"cs@{digits}"
     return Metric(
@@ -193,7 +195,8 @@ def cumulative_metric(tolerance: float) -> Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """The metric of a name: that of [`METRICS`], or [`cumulative_metric`] of a name such as `cs@5`.
+    """The metric of a name: that of [`METRICS`][gor_head.metrics.METRICS], or
+    [`cumulative_metric`][gor_head.metrics.cumulative_metric] of a name such as `cs@5`.
 
     Raises:
         ValueError: If there is none of that name.

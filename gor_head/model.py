@@ -127,7 +127,7 @@ class OrdinalModel(PreTrainedModel, ABC):
 
 
 class GoRConfig(PretrainedConfig):
-    """Settings of a [`GoRModel`].
+    """Settings of a [`GoRModel`][gor_head.model.GoRModel].
 
     Args:
         vocabulary: `CoDiVocabulary.to_dict()`.
@@ -184,7 +184,8 @@ class GoRConfig(PretrainedConfig):
 class GoRModel(OrdinalModel):
     """Generative ordinal regression: the code of a number, token by token (GoR, section 2.3).
 
-    Probabilities are normalised over the tokens that may follow a prefix (see [`gor_head.intervals`]), in training and
+    Probabilities are normalised over the tokens that may follow a prefix (see
+    [`gor_head.intervals`][gor_head.intervals]), in training and
     in decoding: the model's distribution is one over codes, and no code outside the vocabulary has a share in it.
 
     Example:
@@ -311,10 +312,10 @@ def shift_right(codes: Tensor) -> Tensor:
 
 
 class DirectConfig(PretrainedConfig):
-    """Settings of a [`DirectModel`].
+    """Settings of a [`DirectModel`][gor_head.model.DirectModel].
 
     Args:
-        encoder: As in [`GoRConfig`].
+        encoder: As in [`GoRConfig`][gor_head.model.GoRConfig].
         head: Name in `gor_head.heads.HEADS`.
         head_settings: What `Head.settings(labels)` gave for the training labels.
     """

@@ -30,7 +30,7 @@ def read_number(text: str) -> float | None:
 
 
 def parse_number(text: str | float) -> float:
-    """[`read_number`] for options of a command, whose defaults are numbers already.
+    """[`read_number`][gor_head.numbers.read_number] for options of a command, whose defaults are numbers already.
 
     Raises:
         ValueError: If the text spells no number.
@@ -42,7 +42,8 @@ def parse_number(text: str | float) -> float:
 
 
 def number_option(help: str) -> Any:
-    """An option of a command, a number read by [`parse_number`]: no `1_0`, `nan` or digits of other scripts."""
+    """An option of a command, a number read by [`parse_number`][gor_head.numbers.parse_number]: no `1_0`, `nan` or
+    digits of other scripts."""
     import typer
 
     return typer.Option(parser=parse_number, metavar="FLOAT", help=help)

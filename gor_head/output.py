@@ -21,7 +21,8 @@ def replace_unprintable() -> None:
 
 
 class Commands(TyperGroup):
-    """Subcommands, for `typer.Typer(cls=…)`, that call [`replace_unprintable`] before anything is printed, help and
+    """Subcommands, for `typer.Typer(cls=…)`, that call [`replace_unprintable`][gor_head.output.replace_unprintable]
+    before anything is printed, help and
     usage errors included."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

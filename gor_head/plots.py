@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gor_head.estimator import GoRRegressor
 
 COLUMNS = 3
-"""Rows of data side by side in [`refinement`]."""
+"""Rows of data side by side in [`refinement`][gor_head.plots.refinement]."""
 
 
 def token_frequencies(vocabulary: CoDiVocabulary, path: str | Path) -> None:
@@ -23,7 +23,7 @@ def token_frequencies(vocabulary: CoDiVocabulary, path: str | Path) -> None:
     Both axes are logarithmic: tokens and their counts span orders of magnitude. A token that no code uses stands at 0.
 
     Args:
-        vocabulary: From [`CoDiVocabulary.fit`].
+        vocabulary: From [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit].
         path: Image file to write; its folder must exist.
 
     Raises:
@@ -33,10 +33,11 @@ def token_frequencies(vocabulary: CoDiVocabulary, path: str | Path) -> None:
 
 
 def frequency_figure(summary: dict[str, Any]) -> "Figure":
-    """The figure of [`token_frequencies`]: two panels with common axes, a stem per token.
+    """The figure of [`token_frequencies`][gor_head.plots.token_frequencies]: two panels with common axes, a stem per
+    token.
 
     Args:
-        summary: What [`CoDiVocabulary.summary`] returned.
+        summary: What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] returned.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: An
     """Draw how each prediction comes about, token by token: what is left of the range after every step.
 
     Args:
-        regressor: A fitted [`gor_head.GoRRegressor`].
+        regressor: A fitted [`gor_head.GoRRegressor`][gor_head.estimator.gor.GoRRegressor].
         X: A few rows, as in `predict`.
         path: Image file to write; its folder must exist.
         truth: Their labels, drawn as dashed lines.
@@ -79,7 +80,8 @@ def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: An
 
 
 def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "Figure":
-    """The figure of [`refinement`]: a panel per row; a bar is the interval of numbers whose code begins so, a point the
+    """The figure of [`refinement`][gor_head.plots.refinement]: a panel per row; a bar is the interval of numbers whose
+    code begins so, a point the
     sum so far. The first interval, and any other without an upper end, is cut at the largest training token's sum."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

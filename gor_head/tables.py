@@ -40,7 +40,8 @@ class Table:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Kind of every column of features: what [`read_table`] needs to read another file alike."""
+        """Kind of every column of features: what [`read_table`][gor_head.tables.read_table] needs to read another file
+        alike."""
         return {
             str(name): "category" if isinstance(column.dtype, pd.CategoricalDtype) else "number"
             for name, column in self.features.items()
@@ -65,7 +66,7 @@ def read_table(
         path: The file.
         target: Name of the label's column, or several names of which the file has one.
         drop: Columns that are no features, such as a customer's number; those that the file has are left out.
-        kinds: Columns of features to read, and how, see [`Table.kinds`]; by default all.
+        kinds: Columns of features to read, and how, see [`Table.kinds`][gor_head.tables.Table.kinds]; by default all.
         categories: Columns to read as categories whatever they hold, if `kinds` is not given.
 
     Raises:
@@ -91,7 +92,8 @@ def read_features(
     *,
     categories: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Read the features of a CSV file, `[n, d]`, as [`read_table`] does; no label is needed."""
+    """Read the features of a CSV file, `[n, d]`, as [`read_table`][gor_head.tables.read_table] does; no label is
+    needed."""
     return _features(_read(Path(path)), set(drop), kinds, categories)
 
 
@@ -100,7 +102,7 @@ def read_labels(path: str | Path, column: str | None = None) -> NDArray[np.float
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: As [`read_table`], or if no column is named and the file has several.
+        ValueError: As [`read_table`][gor_head.tables.read_table], or if no column is named and the file has several.
     """
     text = _read(Path(path))
     if column is None and len(text.columns) > 1:

@@ -72,7 +72,7 @@ class ErrorBound:
         length: T, the number of steps.
         bias: T²·B².
         variance: T²·(ω_max − ω_min)²/4, as the paper has it (equation 28).
-        corrected_variance: T²·ω_max²/2; see [`error_bound`].
+        corrected_variance: T²·ω_max²/2; see [`error_bound`][gor_head.theory.error_bound].
     """
 
     length: int

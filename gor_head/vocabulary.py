@@ -36,8 +36,8 @@ class CoDiVocabulary:
     """Tokens of positive values, and the code of a number in them.
 
     A number y is written as the greedy sum of token values, largest first, until what is left is at most ε·y
-    (GoR, section 2.4.2). [`CoDiVocabulary.fit`] chooses the tokens from training labels; the constructor takes them as
-    they are.
+    (GoR, section 2.4.2). [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit] chooses the tokens from
+    training labels; the constructor takes them as they are.
 
     Token ids: 0 PAD, 1 SOS, 2 EOS, then value tokens in ascending order of value. EOS stands for "add nothing", so from
     id 2 on the order of ids is the order of numbers.
@@ -48,13 +48,15 @@ class CoDiVocabulary:
         offset: Units subtracted from every label before it is encoded, a whole number.
         tolerance: ε, relative to the label (less the offset), 0 ≤ ε < 1. 0: codes end only when nothing fits.
         max_length: Most value tokens of a code, EOS not counted.
-        statistics: What [`CoDiVocabulary.summary`] says about the fit.
-        labels_hash: Hash of the labels of the fit, see [`CoDiVocabulary.check_labels`].
+        statistics: What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] says about the fit.
+        labels_hash: Hash of the labels of the fit, see
+            [`CoDiVocabulary.check_labels`][gor_head.vocabulary.CoDiVocabulary.check_labels].
 
     Attributes:
         tokens: Token values in units, int64, ascending, `[V]`.
         values: Value of each id in units of the label, float64, 0 for the control tokens, `[V + 3]`.
-        clipped: Labels that [`CoDiVocabulary.encode`] has clipped since the vocabulary was made.
+        clipped: Labels that [`CoDiVocabulary.encode`][gor_head.vocabulary.CoDiVocabulary.encode] has clipped since the
+            vocabulary was made.
 
     Example:
 
@@ -206,7 +208,8 @@ class CoDiVocabulary:
                 on: the codes of millions of labels are large); a tensor `[n]` → int64 tensor `[n, L]` on its device. L
                 is the longest code of these labels, EOS included.
 
-        Labels above [`CoDiVocabulary.largest`] by more than the tolerance, and labels below the offset where there is
+        Labels above [`CoDiVocabulary.largest`][gor_head.vocabulary.CoDiVocabulary.largest] by more than the tolerance,
+        and labels below the offset where there is
         one, are clipped: counted in `clipped` and warned of once.
 
         Raises:
@@ -280,7 +283,7 @@ class CoDiVocabulary:
             `max_relative_error` among those others, of labels above the offset.
 
         Raises:
-            ValueError: As [`CoDiVocabulary.encode`].
+            ValueError: As [`CoDiVocabulary.encode`][gor_head.vocabulary.CoDiVocabulary.encode].
         """
         array = as_labels(labels)
         units = self._units(array, clip=False)
@@ -300,10 +303,11 @@ class CoDiVocabulary:
     def summary(self) -> dict[str, Any]:
         """Settings and outcome of the vocabulary, as plain numbers and lists that JSON can hold.
 
-        `size` and what [`CoDiVocabulary`] was made with; after a fit also its settings, `labels` and `distinct_labels`,
-        algorithm 2's own error as `subtract_once_error`, and `before` and `after` CoDi: `size`, `longest` and
-        `mean_length` of codes in value tokens, `max_relative_error` on the grid, and per token, in ascending order of
-        value, `values`, `occurrences` over all labels, `labels` that use it, and `codi` (Fig. 5a).
+        `size` and what [`CoDiVocabulary`][gor_head.vocabulary.CoDiVocabulary] was made with; after a fit also its
+        settings, `labels` and `distinct_labels`, algorithm 2's own error as `subtract_once_error`, and `before` and
+        `after` CoDi: `size`, `longest` and `mean_length` of codes in value tokens, `max_relative_error` on the grid,
+        and per token, in ascending order of value, `values`, `occurrences` over all labels, `labels` that use it, and
+        `codi` (Fig. 5a).
         """
         head = {
             "size": len(self.tokens),
@@ -338,7 +342,7 @@ class CoDiVocabulary:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "CoDiVocabulary":
-        """Read what [`CoDiVocabulary.save_pretrained`] wrote.
+        """Read what [`CoDiVocabulary.save_pretrained`][gor_head.vocabulary.CoDiVocabulary.save_pretrained] wrote.
 
         Raises:
             FileNotFoundError: If the directory holds no `vocabulary.json`.
@@ -370,7 +374,8 @@ class CoDiVocabulary:
 
     @classmethod
     def from_dict(cls, content: Any, name: str = "vocabulary") -> "CoDiVocabulary":
-        """The vocabulary of [`CoDiVocabulary.to_dict`]; `name` is said in errors.
+        """The vocabulary of [`CoDiVocabulary.to_dict`][gor_head.vocabulary.CoDiVocabulary.to_dict]; `name` is said in
+        errors.
 
         Raises:
             ValueError: If this is no vocabulary, of another format, or was changed since it was made.

@@ -85,7 +85,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: 
 def write_model_card(
     output_dir: str | Path, base_model: str, task: str | OrdinalTask, *, stage: str, report: Report | None = None
 ) -> Path:
-    """Write [`model_card`] as `README.md` into an existing folder, and return its path."""
+    """Write [`model_card`][rarl.hub.model_card] as `README.md` into an existing folder, and return its path."""
     path = Path(output_dir) / CARD_FILE
     path.write_text(model_card(base_model, task, stage, report=report).content, encoding="utf-8", errors="replace")
     return path

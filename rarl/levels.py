@@ -85,7 +85,7 @@ def expected_values(model: Any, processor: Any, images: Sequence[Any], *, levels
     number of tokens.
 
     Args:
-        model: Trained on [`LevelRows`], in evaluation mode.
+        model: Trained on [`LevelRows`][rarl.levels.LevelRows], in evaluation mode.
         processor: Its processor.
         images: PIL images; each is a row for every word of one forward pass.
         levels: The words.
@@ -124,13 +124,13 @@ def evaluate_levels(
     batch_size: int = 8,
     constant: float | None = None,
 ) -> Report:
-    """[`score`](rarl.evaluation.protocol.score) of expected values: the images of a prompt are rated one by one, and
+    """[`score`][rarl.evaluation.protocol.score] of expected values: the images of a prompt are rated one by one, and
     listed by what comes out.
 
     Args:
-        model: Trained on [`LevelRows`].
+        model: Trained on [`LevelRows`][rarl.levels.LevelRows].
         processor: Its processor.
-        datasets: As for [`evaluate`](rarl.evaluation.protocol.evaluate).
+        datasets: As for [`evaluate`][rarl.evaluation.protocol.evaluate].
         levels: The words.
         batch_size: Images per forward pass, each a row for every word.
         constant: A constant prediction to compare with.

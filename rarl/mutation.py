@@ -4,7 +4,8 @@ Reference: "Ranking-Aware Reinforcement Learning for Ordinal Ranking", section 3
 `(reward - mean) / std` within a group, so a group whose responses are all equally wrong teaches nothing. RMO rewrites
 its worst responses to reference answers, and advantages are computed on the rewritten group.
 
-Everything here is a pure function of one group or one response; the wiring is in [`rarl.trainer.RARLTrainer`].
+Everything here is a pure function of one group or one response; the wiring is in
+[`rarl.trainer.RARLTrainer`][rarl.trainer.rarl.RARLTrainer].
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ class MutationSettings:
         threshold: Total reward below which `"low_reward"` triggers.
         seed: Seed of the draws.
         aggregation: How advantages are made of several rewards, TRL's `multi_objective_aggregation`; see
-            [`learning_signal`].
+            [`learning_signal`][rarl.mutation.learning_signal].
     """
 
     trigger: Trigger = "stagnant"

@@ -52,7 +52,7 @@ def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
 def build_completion(values: Sequence[float], task: OrdinalTask, reasoning: str | None = None) -> str:
     """The perfect completion for true `values` (prompt order): one think block, then one answer block.
 
-    `reasoning` defaults to [`list_reasoning`].
+    `reasoning` defaults to [`list_reasoning`][rarl.prompt.list_reasoning].
 
     Example:
 

@@ -1,7 +1,7 @@
 """Ordinal tasks: what is asked about an image, in which range, and how an answer is scored.
 
 A task is the one object that prompts, rewards, data sources and evaluation share. Register your own with
-[`register_task`] and refer to it by name in data rows and on the command line.
+[`register_task`][rarl.task.register_task] and refer to it by name in data rows and on the command line.
 """
 
 import json
@@ -28,10 +28,10 @@ class OrdinalTask:
         maximum: Largest value that a label may have.
         tolerance: δ of the regression reward, in the units of the label; must be positive.
         integer: Whether labels are whole numbers.
-        metric: Metric for one-image prompts, of those in [`METRICS`](gor_head.metrics.METRICS) that tasks may name:
+        metric: Metric for one-image prompts, of those in [`METRICS`][gor_head.metrics.METRICS] that tasks may name:
             `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"` (Spearman's rank correlation).
         vocabulary: Value tokens in which answers write numbers, as `CoDiVocabulary.to_dict()` gives them; None for
-            digits. See [`OrdinalTask.with_vocabulary`].
+            digits. See [`OrdinalTask.with_vocabulary`][rarl.task.OrdinalTask.with_vocabulary].
 
     Raises:
         ValueError: If the range is empty, not finite, or of whole numbers that floats cannot hold, or the tolerance
@@ -159,7 +159,8 @@ def register_task(task: OrdinalTask) -> OrdinalTask:
 
 
 def get_task(task: str | OrdinalTask) -> OrdinalTask:
-    """The task registered under a name, or that of a [`task_cell`]; an [`OrdinalTask`] is returned as it is.
+    """The task registered under a name, or that of a [`task_cell`][rarl.task.task_cell]; an
+    [`OrdinalTask`][rarl.task.OrdinalTask] is returned as it is.
 
     Raises:
         ValueError: If no task of that name is registered.
@@ -176,7 +177,7 @@ def get_task(task: str | OrdinalTask) -> OrdinalTask:
 
 def task_cell(task: OrdinalTask) -> str:
     """What stands for a task in the column `task` of data rows: its name, or its whole definition (JSON) where that
-    name is not registered, or is that of another task. [`get_task`] reads either."""
+    name is not registered, or is that of another task. [`get_task`][rarl.task.get_task] reads either."""
     return task.name if TASKS.get(task.name) == task else json.dumps(asdict(task))
 
 
@@ -201,7 +202,7 @@ def save_task(task: OrdinalTask, folder: str | Path) -> None:
 
 
 def read_task(folder: str | Path) -> OrdinalTask:
-    """The task that [`save_task`] wrote; it is not registered.
+    """The task that [`save_task`][rarl.task.save_task] wrote; it is not registered.
 
     Raises:
         ValueError: If `task.json` holds no task.

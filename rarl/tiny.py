@@ -156,7 +156,7 @@ def build_config(processor: Qwen2_5_VLProcessor, width: int = 128, layers: int =
 
 
 def build_model(processor: Qwen2_5_VLProcessor, **kwargs: Any) -> Qwen2_5_VLForConditionalGeneration:
-    """A tiny model with random weights (seed them first); `kwargs` go to [`build_config`]."""
+    """A tiny model with random weights (seed them first); `kwargs` go to [`build_config`][rarl.tiny.build_config]."""
     model = Qwen2_5_VLForConditionalGeneration(build_config(processor, **kwargs))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

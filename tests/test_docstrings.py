@@ -10,7 +10,9 @@ import pytest
 
 from tests.paths import ROOT
 
-FILES = [path for package in ("rarl", "gor_head") for path in sorted((ROOT / package).rglob("*.py"))]
+FILES = [
+    path for package in ("rarl", "gor_head", "benchmarks", "recipes") for path in sorted((ROOT / package).rglob("*.py"))
+]
 LINK = re.compile(r"\[`([^`\n]+)`\](\[[\w.]*\]|\([^)]*\))?")
 
 

@@ -18,7 +18,7 @@ DATA_FILE = "data.json"
 """Beside the estimator: the label's column, and the columns of features with their kinds."""
 
 FILES = ("config.json", "model.safetensors", "estimator.json", DATA_FILE)
-"""All that [`save`] writes."""
+"""All that [`save`][gor_head.cli.saved.save] writes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def save(estimator: "GoRRegressor", table: "Table", folder: Path) -> None:
 
 
 def load(folder: Path) -> Saved:
-    """Read what [`save`] wrote.
+    """Read what [`save`][gor_head.cli.saved.save] wrote.
 
     Raises:
         FileNotFoundError: If the folder holds no estimator.

@@ -29,7 +29,7 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
 
 
 def comparison_figure(comparison: Comparison) -> "Figure":
-    """The figure of [`plot_comparison`]."""
+    """The figure of [`plot_comparison`][gor_head.compare.plot.plot_comparison]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

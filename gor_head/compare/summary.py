@@ -81,8 +81,8 @@ def summarize(
     """Sum up cells.
 
     On each table the rows that have every seed are compared with the best of them, see
-    [`gor_head.compare.significance.standings`]; errors of the same row of the table in the same seed's test split are
-    paired.
+    [`gor_head.compare.significance.standings`][gor_head.compare.significance.standings]; errors of the same row of the
+    table in the same seed's test split are paired.
 
     Args:
         results: Cells that were measured.

@@ -26,8 +26,9 @@ def close(tokens: Units, units: Units, slack: Units, *, max_length: int) -> Unit
     """Add tokens until the greedy code of every label ends within tolerance and within `max_length`.
 
     While a label ends above its tolerance with room in its code, the smallest such residual becomes a token. Those that
-    run out of room get the smallest residual before their last step, and after [`CLOSURE_ROUNDS`] such tokens every
-    label that is still open becomes a token, so that this always ends.
+    run out of room get the smallest residual before their last step, and after
+    [`CLOSURE_ROUNDS`][gor_head.construction.closure.CLOSURE_ROUNDS] such tokens every label that is still open becomes
+    a token, so that this always ends.
 
     Args:
         tokens: Token values in units, ascending, `[v]`.

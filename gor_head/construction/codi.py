@@ -45,7 +45,8 @@ def token_usage(codes: Codes, counts: Units, tokens: Units) -> tuple[Units, Unit
 
 
 def codi(codes: Codes, counts: Units, tokens: Units) -> NDArray[np.float64]:
-    """CoDi of each token (equation 5), `[v]`; arguments as in [`token_usage`]."""
+    """CoDi of each token (equation 5), `[v]`; arguments as in
+    [`token_usage`][gor_head.construction.codi.token_usage]."""
     used = codes.tokens > 0
     share = np.broadcast_to((counts / np.maximum(codes.length, 1))[:, None], codes.tokens.shape)
     total = int(counts.sum())

@@ -75,7 +75,7 @@ def fit(
 ) -> Fit:
     """Our pipeline: initial tokens, closure, and pruning with rollback; every label keeps a code.
 
-    Args are those of [`CoDiVocabulary.fit`]; `from_smallest` is `offset="min"`.
+    Args are those of [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit]; `from_smallest` is `offset="min"`.
     """
     known = labels_on_grid(labels, tolerance=tolerance, resolution=resolution, from_smallest=from_smallest)
     units, counts = known.units, known.counts
@@ -111,7 +111,7 @@ def fit_strictly(
 ) -> Fit:
     """The paper's pipeline: algorithm 2, then algorithm 1, to the letter; labels that lose their code are warned of.
 
-    Args are those of [`CoDiVocabulary.fit`]; `from_smallest` is `offset="min"`.
+    Args are those of [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit]; `from_smallest` is `offset="min"`.
     """
     known = labels_on_grid(
         labels, tolerance=tolerance, resolution=resolution, from_smallest=from_smallest, refinement=STRICT_REFINEMENT
@@ -189,7 +189,8 @@ def merge(units: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[Units, U
 
 
 def usage(tokens: Units, codes: Codes, known: GridLabels) -> dict[str, Any]:
-    """What [`CoDiVocabulary.summary`] says of some tokens and the codes of the labels in them."""
+    """What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] says of some tokens and the codes of
+    the labels in them."""
     units, counts = known.units, known.counts
     occurrences, labels = token_usage(codes, counts, tokens)
     positive = units > 0

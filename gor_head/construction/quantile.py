@@ -51,9 +51,10 @@ def quantile_tokens(
     """Take the q-quantile of the residuals as a token, subtract it where it fits, repeat (algorithm 2).
 
     Ends when the greedy codes cover every label, when the algorithm's own error is within tolerance, or after
-    [`MAX_ROUNDS`]; what is still uncovered is left to closure. If the share of positive labels is 1−q or less, the
-    quantile of all residuals is 0 from the start; it is then taken over the positive ones, with a warning. The same
-    happens, silently, when the quantile of all residuals reaches 0 later, where the paper stops.
+    [`MAX_ROUNDS`][gor_head.construction.quantile.MAX_ROUNDS]; what is still uncovered is left to closure. If the share
+    of positive labels is 1−q or less, the quantile of all residuals is 0 from the start; it is then taken over the
+    positive ones, with a warning. The same happens, silently, when the quantile of all residuals reaches 0 later, where
+    the paper stops.
 
     Args:
         units: Distinct labels, ascending, `[d]`.

@@ -25,7 +25,8 @@ RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def check_settings(**settings: Any) -> None:
-    """Refuse settings by the [`RULES`], in the order given; an error in a rule means that it is broken.
+    """Refuse settings by the [`RULES`][gor_head.construction.settings.RULES], in the order given; an error in a rule
+    means that it is broken.
 
     Raises:
         ValueError: Names the setting, what is wanted and the value.

@@ -12,6 +12,6 @@ def greedy(model: CodeModel, memory: Tensor) -> Tensor:
     """Memory `[B, L, D]` → token ids `[B, T]`.
 
     The likeliest first token need not be that of the median, nor of the likeliest code; prefer
-    [`gor_head.decoding.quantile`] where the absolute error counts.
+    [`gor_head.decoding.quantile`][gor_head.decoding.quantile] where the absolute error counts.
     """
     return walk(model, memory, lambda log_probs, _: log_probs.argmax(dim=1))

@@ -10,7 +10,8 @@ from gor_head.losses import windowed_sum
 
 @torch.no_grad()
 def window(model: CodeModel, memory: Tensor) -> Tensor:
-    """Memory `[B, L, D]` → numbers, float64 `[B]`: along the greedy code, the sum of [`windowed_sum`]'s steps."""
+    """Memory `[B, L, D]` → numbers, float64 `[B]`: along the greedy code, the sum of
+    [`windowed_sum`][gor_head.losses.windowed_sum]'s steps."""
     total = torch.zeros(len(memory), dtype=torch.float64, device=memory.device)
 
     def choose(log_probs: Tensor, rows: Tensor) -> Tensor:

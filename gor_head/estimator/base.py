@@ -49,7 +49,7 @@ FEWEST_TO_SPLIT = 10
 class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
     """What both estimators share: reading X, training with early stopping, batches at prediction.
 
-    See [`GoRRegressor`] for the arguments.
+    See [`GoRRegressor`][gor_head.estimator.gor.GoRRegressor] for the arguments.
     """
 
     model_: OrdinalModel
@@ -126,7 +126,8 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> "OrdinalRegressor":
-        """Read what [`OrdinalRegressor.save_pretrained`] wrote; the class may be either of the two or this one.
+        """Read what [`OrdinalRegressor.save_pretrained`][gor_head.estimator.base.OrdinalRegressor.save_pretrained]
+        wrote; the class may be either of the two or this one.
 
         Raises:
             FileNotFoundError: If the directory holds no estimator.

@@ -21,10 +21,11 @@ class DirectRegressor(OrdinalRegressor):
     Args:
         head: Name in `gor_head.heads.HEADS`.
         encoder, dropout, learning_rate, batch_size, max_steps, eval_steps, patience, validation_fraction,
-        predict_batch_size, output_dir, random_state, verbose: As in [`GoRRegressor`].
+        predict_batch_size, output_dir, random_state, verbose: As in
+            [`GoRRegressor`][gor_head.estimator.gor.GoRRegressor].
 
     Attributes:
-        model_: The trained [`gor_head.model.DirectModel`].
+        model_: The trained [`gor_head.model.DirectModel`][gor_head.model.DirectModel].
     """
 
     _model_class = DirectModel

@@ -16,13 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gor_head.decoders import DECODERS
-from gor_head.decoding.beam import beam
+from gor_head.decoding import DECODES
 from gor_head.decoding.greedy import greedy
-from gor_head.decoding.mean import mean
 from gor_head.decoding.posterior import count_codes
 from gor_head.decoding.quantile import quantile
-from gor_head.decoding.sample import sample
-from gor_head.decoding.window import window
 from gor_head.estimator.base import OrdinalRegressor, as_numpy
 from gor_head.estimator.checks import as_json, check_arguments, check_choice, check_real, check_whole
 from gor_head.estimator.isolation import own_randomness, seed_of
@@ -36,9 +33,6 @@ from gor_head.training.grpo import GRPO
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import EOS, CoDiVocabulary
 
-Decode = Literal["greedy", "beam", "quantile", "mean", "sample", "window"]
-DECODES: tuple[Decode, ...] = ("greedy", "beam", "quantile", "mean", "sample", "window")
-
 _MEDIAN = torch.tensor([0.5], dtype=torch.float64)
 
 
@@ -48,7 +42,8 @@ class GoRRegressor(OrdinalRegressor):
     Numbers ≥ 0 become short codes of additive value tokens from a vocabulary chosen by CoDi; a decoder writes the code.
 
     Args:
-        vocabulary: A fitted [`CoDiVocabulary`], or arguments of `CoDiVocabulary.fit`, which then runs on the training
+        vocabulary: A fitted [`CoDiVocabulary`][gor_head.vocabulary.CoDiVocabulary], or arguments of
+            `CoDiVocabulary.fit`, which then runs on the training
             labels: `{"beta": 0.7, "offset": "min"}`.
         encoder: Arguments of the encoder, with its `kind` in `gor_head.encoders.ENCODERS`; None is an FFN for tables.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
@@ -59,9 +54,10 @@ class GoRRegressor(OrdinalRegressor):
         finetune_steps: Steps of that.
         decode: How `predict` reads a number: `"quantile"` (the median), `"greedy"` (paper), `"beam"` (the likeliest of
             four), `"mean"`, `"sample"`, or `"window"` (predecessor).
-        nll_weight, huber_weight, huber_of, huber_delta, huber_scale: The loss, see [`gor_head.model.GoRConfig`].
-            `huber_scale="std"` counts its errors in standard deviations of the training labels. The paper has λ 10 in
-            label units, which drowns the likelihood where labels are large, and with it the quantiles.
+        nll_weight, huber_weight, huber_of, huber_delta, huber_scale: The loss, see
+            [`gor_head.model.GoRConfig`][gor_head.model.GoRConfig]. `huber_scale="std"` counts its errors in standard
+            deviations of the training labels. The paper has λ 10 in label units, which drowns the likelihood where
+            labels are large, and with it the quantiles.
         learning_rate: Of Adam (paper: 5e-4).
         batch_size: Rows per step, at most the training rows (paper: 1024 for tables).
         max_steps: Most optimiser steps.
@@ -74,7 +70,7 @@ class GoRRegressor(OrdinalRegressor):
         verbose: Show the trainer's progress and logs.
 
     Attributes:
-        model_: The trained [`gor_head.model.GoRModel`].
+        model_: The trained [`gor_head.model.GoRModel`][gor_head.model.GoRModel].
         vocabulary_: Its vocabulary.
         n_steps_: Optimiser steps taken.
         log_history_: The trainer's logs.
@@ -111,7 +107,7 @@ class GoRRegressor(OrdinalRegressor):
         strategy: str = "teacher_forcing",
         finetune: Literal["dpo", "grpo"] | None = None,
         finetune_steps: int = 200,
-        decode: Decode = "quantile",
+        decode: str = "quantile",
         nll_weight: float = 1.0,
         huber_weight: float = 1.0,
         huber_of: HuberOf = "expectation",
@@ -155,7 +151,7 @@ class GoRRegressor(OrdinalRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predict(self, X: Any, decode: Decode | None = None) -> NDArray[np.float64]:
+    def predict(self, X: Any, decode: str | None = None) -> NDArray[np.float64]:
         """Numbers for rows of X, `[n]`.
 
         Args:
@@ -167,7 +163,7 @@ class GoRRegressor(OrdinalRegressor):
         check_choice("decode", name, DECODES)
         draws = name == "sample" or (name == "mean" and count_codes(self.model_.intervals) is None)
         with own_randomness(seed_of(self.random_state)) if draws else nullcontext():
-            return as_numpy(self._decode(memory, name) for memory in self._batches(X))
+            return as_numpy(DECODES[name](self.model_, memory) for memory in self._batches(X))
 
     def predict_quantiles(self, X: Any, levels: Sequence[float]) -> NDArray[np.float64]:
         """Exact quantiles of each row's predictive distribution, `[n, Q]`, for levels in 0..1."""
@@ -201,22 +197,8 @@ class GoRRegressor(OrdinalRegressor):
         check_is_fitted(self, "model_")
         return self.model_.vocabulary
 
-    def _decode(self, memory: Tensor, decode: Decode) -> Tensor:
-        model = self.model_
-        if decode == "window":
-            return window(model, memory)
-        if decode == "mean":
-            return mean(model, memory)[0]
-        if decode == "quantile":
-            codes = quantile(model, memory, _MEDIAN)[:, 0]
-        elif decode == "beam":
-            codes = beam(model, memory)[0][:, 0]
-        else:
-            codes = (greedy if decode == "greedy" else sample)(model, memory)
-        return model.vocabulary.decode(codes)
-
     def _number(self, model: Any, memory: Tensor) -> Tensor:
-        return self._decode(memory, self.decode)
+        return DECODES[self.decode](self.model_, memory)
 
     def _check_settings(self) -> None:
         super()._check_settings()

@@ -42,7 +42,8 @@ class Curriculum(Strategy):
     """Scheduled sampling: a coin for every row and step decides between the true token and the model's own.
 
     Args:
-        schedule: How the probability of the true token falls, see [`truth_probability`].
+        schedule: How the probability of the true token falls, see
+            [`truth_probability`][gor_head.training.curriculum.truth_probability].
         floor: Where it ends.
 
     Reference: Bengio et al. 2009 and 2015; GoR, section 3.2.4.
@@ -56,7 +57,8 @@ class Curriculum(Strategy):
         self.floor = floor
 
     def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
-        """See [`Strategy.passes`]; while all inputs are true, one parallel pass."""
+        """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]; while all inputs are true, one parallel
+        pass."""
         truth = truth_probability(progress, self.schedule, self.floor)
         own = torch.rand(codes.shape, device=codes.device) >= truth
         if not bool(own.any()):

@@ -37,7 +37,8 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 def collate(batch: Any) -> dict[str, Tensor]:
-    """A batch as [`Rows`] gives it, its codes cut to the batch's own longest and made int64."""
+    """A batch as [`Rows`][gor_head.training.data.Rows] gives it, its codes cut to the batch's own longest and made
+    int64."""
     if isinstance(batch, list):
         batch = {name: torch.stack([row[name] for row in batch]) for name in batch[0]}
     if "codes" not in batch:

@@ -17,7 +17,8 @@ class DPO:
     """Preference loss on pairs of codes.
 
     Formula: loss = −log σ(β·[(log π(chosen) − log π(rejected)) − (log π₀(chosen) − log π₀(rejected))]), where π₀ is the
-    model that proposed the candidates. Set it as a trained model's `strategy` and train on [`preference_rows`].
+    model that proposed the candidates. Set it as a trained model's `strategy` and train on
+    [`preference_rows`][gor_head.training.dpo.preference_rows].
 
     Args:
         beta: β, how closely π₀ is kept to.
@@ -83,7 +84,7 @@ def preference_rows(
     likeliest candidate whose error is larger by more than `gap`; rows without one are ties and left out, and counted.
 
     Args:
-        model: A trained model, in evaluation mode; it is π₀ of [`DPO`].
+        model: A trained model, in evaluation mode; it is π₀ of [`DPO`][gor_head.training.dpo.DPO].
         rows: Training rows with `labels` and `codes`.
         width: Beams.
         gap: In label units, ≥ 0.

@@ -42,5 +42,5 @@ class FreeRunning(Strategy):
     """Every input is the model's own likeliest token; the target is the true token at that place (paper, table 8)."""
 
     def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
-        """See [`Strategy.passes`]."""
+        """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]."""
         return [(1.0, mixed_pass(model, memory, codes, own=torch.ones_like(codes, dtype=torch.bool)))]

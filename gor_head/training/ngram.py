@@ -33,7 +33,7 @@ class NGram(Strategy):
         self.first = first or TeacherForcing()
 
     def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
-        """See [`Strategy.passes`]."""
+        """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]."""
         passes = self.first.passes(model, memory, codes, progress=progress)
         if self.n == 1:
             return passes

@@ -15,5 +15,5 @@ class TeacherForcing(Strategy):
     """
 
     def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
-        """See [`Strategy.passes`]."""
+        """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]."""
         return [(1.0, model.log_probs(memory, codes))]

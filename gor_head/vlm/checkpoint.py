@@ -21,7 +21,7 @@ def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, *, d
     """Write a model (or its adapter, if peft has wrapped it), its processor and `vocabulary.json` into a directory.
 
     Args:
-        model: With value tokens; see [`attach`](gor_head.vlm.attach).
+        model: With value tokens; see [`attach`][gor_head.vlm.tokens.attach].
         processor: Its processor or tokenizer.
         vocabulary: Whose tokens they are.
         directory: Made if absent.
@@ -47,9 +47,11 @@ def push_to_hub(
     commit_message: str = "Upload the adapter and its vocabulary",
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload what [`save_pretrained`] writes in one commit; the repository is created if missing.
+    """Upload what [`save_pretrained`][gor_head.vlm.checkpoint.save_pretrained] writes in one commit; the repository is
+    created if missing.
 
-    An adapter of a base model in a local folder is pushed with the folder's name only: give that base to [`load`].
+    An adapter of a base model in a local folder is pushed with the folder's name only: give that base to
+    [`load`][gor_head.vlm.checkpoint.load].
 
     Args:
         model: As for `save_pretrained`.
@@ -88,7 +90,8 @@ def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
 
 
 def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any) -> tuple[Any, Any, ValueTokens]:
-    """What [`save_pretrained`] or [`push_to_hub`] left: adapter on its base model, or plain model.
+    """What [`save_pretrained`][gor_head.vlm.checkpoint.save_pretrained] or
+    [`push_to_hub`][gor_head.vlm.checkpoint.push_to_hub] left: adapter on its base model, or plain model.
 
     Args:
         folder_or_id: Folder or Hub id.
@@ -139,11 +142,13 @@ def add_adapter(model: Any, processor: Any, adapter: str | Path, **kwargs: Any) 
 def merge(model: Any) -> Any:
     """The plain model of a `PeftModel`, the adapter's weights and token rows in its own; the adapter is gone.
 
-    Save it with [`save_pretrained`], and [`load`] gives it back; it goes on as any other model would, under ZeRO-3 too.
-    Where one matrix is input and output, and LoRA has changed one of the two, they are two from here on.
+    Save it with [`save_pretrained`][gor_head.vlm.checkpoint.save_pretrained], and
+    [`load`][gor_head.vlm.checkpoint.load] gives it back; it goes on as any other model would, under ZeRO-3 too. Where
+    one matrix is input and output, and LoRA has changed one of the two, they are two from here on.
 
     Raises:
-        ValueError: If LoRA has changed a matrix with trained token rows in it, see [`check_lora`].
+        ValueError: If LoRA has changed a matrix with trained token rows in it, see
+            [`check_lora`][gor_head.vlm.tokens.check_lora].
     """
     for config in model.peft_config.values():
         if config.trainable_token_indices:

@@ -70,7 +70,8 @@ def build_card(
     Args:
         title: The heading.
         paragraphs: Markdown, each of them set off by an empty line.
-        base_model: Public name of an adapter's base model, see [`public_name`]; `None` for a plain model.
+        base_model: Public name of an adapter's base model, see [`public_name`][gor_head.vlm.hub.public_name]; `None`
+            for a plain model.
         tags: Tags of the Hub.
         results: Figures that the Hub shows beside the card.
         metadata: What else `ModelCardData` takes, such as `pipeline_tag`.
@@ -120,7 +121,7 @@ def push_files(
 
     Args:
         folder: Where the files lie.
-        names: Which of them leave the machine; see [`adapter_files`].
+        names: Which of them leave the machine; see [`adapter_files`][gor_head.vlm.hub.adapter_files].
         repo_id: `user/name` on the Hub.
         private: Whether a new repository is private; an existing one stays as it is.
         commit_message: First line of the commit.

@@ -104,7 +104,8 @@ class CodeMask:
 
 
 class ValueTokenLogits(LogitsProcessor):
-    """[`CodeMask`] as a logits processor of transformers' `generate`: greedy, sampling, beams.
+    """[`CodeMask`][gor_head.vlm.logits.CodeMask] as a logits processor of transformers' `generate`: greedy, sampling,
+    beams.
 
     Args:
         tokens: Value tokens of the model.
@@ -130,8 +131,8 @@ class QuantileLogits(ValueTokenLogits):
     """Every number that greedy decoding writes becomes an exact quantile of the model's distribution at its place.
 
     Inside a code the token is the one whose part of the interval holds the level, as in
-    [`gor_head.decoding.quantile`]; outside, nothing but the mask. Not for beams or sampling: the level left over is
-    kept row by row between the steps of one `generate`; make a new one for each call.
+    [`gor_head.decoding.quantile`][gor_head.decoding.quantile]; outside, nothing but the mask. Not for beams or
+    sampling: the level left over is kept row by row between the steps of one `generate`; make a new one for each call.
 
     Args:
         tokens: Value tokens of the model.
@@ -168,7 +169,8 @@ class QuantileLogits(ValueTokenLogits):
 
 
 def vllm_logits_processor(tokens: ValueTokens) -> Callable[[list[int], Tensor], Tensor]:
-    """[`CodeMask`] in the shape that vLLM's per-request logits processors have: (ids so far, logits `[size]`) → logits.
+    """[`CodeMask`][gor_head.vlm.logits.CodeMask] in the shape that vLLM's per-request logits processors have: (ids so
+    far, logits `[size]`) → logits.
 
     The ids are those generated so far, without the prompt.
     """

@@ -127,14 +127,15 @@ def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueToken
 
     Args:
         model: A causal or image-text model of transformers.
-        processor: Its processor or tokenizer; it may have the tokens already, by [`add_tokens`].
+        processor: Its processor or tokenizer; it may have the tokens already, by
+            [`add_tokens`][gor_head.vlm.tokens.add_tokens].
         vocabulary: Without an offset.
 
     Returns:
         The tokens; `lora_settings` trains them.
 
     Raises:
-        ValueError: As [`add_tokens`].
+        ValueError: As [`add_tokens`][gor_head.vlm.tokens.add_tokens].
     """
     tokens = add_tokens(processor, vocabulary)
     grow(model, max(tokens.all_ids) + 1)

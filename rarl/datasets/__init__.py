@@ -36,12 +36,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """An entry of [`SOURCES`].
+    """An entry of [`SOURCES`][rarl.datasets.SOURCES].
 
     Args:
         source: The class, called with `task`, `min_pixels`, `max_pixels` and the arguments below, by name.
-        needs: Arguments of [`load_source`] that must be given.
-        takes: Arguments of [`load_source`] that may be given.
+        needs: Arguments of [`load_source`][rarl.datasets.load_source] that must be given.
+        takes: Arguments of [`load_source`][rarl.datasets.load_source] that may be given.
         task: Name of its task where none is given.
     """
 
@@ -73,7 +73,7 @@ def load_source(
     """A data source by name, as recipes and commands give it.
 
     Args:
-        name: One of [`SOURCES`].
+        name: One of [`SOURCES`][rarl.datasets.SOURCES].
         task: Task of the values; defaults to count for `builtin` and age for `utkface`, required for `folder`.
         folder: Folder of images, required for all but `builtin`.
         csv: CSV with the header `file,value`, required for `folder`.

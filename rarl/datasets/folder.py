@@ -19,7 +19,7 @@ class FolderSource(ImageSource):
     """Images listed in a CSV with the header `file,value`.
 
     Nothing is skipped: a row that cannot be used is an error that names the CSV line, the file, the value seen and
-    what was wanted. Files are opened on access; call [`verify`](rarl.datasets.source.verify) to open all of them now.
+    what was wanted. Files are opened on access; call [`verify`][rarl.datasets.source.verify] to open all of them now.
 
     Args:
         folder: Folder that relative files are looked up in.

@@ -1,7 +1,8 @@
 """The one place where image bytes become bounded RGB pixels.
 
-Reading and bounding are two steps: [`decode`] gives an upright image in full size, [`bound`] resizes it with
-qwen-vl-utils as Qwen2.5-VL does. Bounds are arguments of every call and never kept between images.
+Reading and bounding are two steps: [`decode`][rarl.datasets.images.decode] gives an upright image in full size,
+[`bound`][rarl.datasets.images.bound] resizes it with qwen-vl-utils as Qwen2.5-VL does. Bounds are arguments of every
+call and never kept between images.
 """
 
 import re
@@ -167,7 +168,8 @@ def pixel_bounds(min_pixels: int | None, max_pixels: int | None) -> tuple[int, i
 
 
 def bounded_size(height: int, width: int, min_pixels: int, *, max_pixels: int) -> tuple[int, int]:
-    """`(height, width)` that [`bound`] gives an image: multiples of 28 whose product is within the bounds.
+    """`(height, width)` that [`bound`][rarl.datasets.images.bound] gives an image: multiples of 28 whose product is
+    within the bounds.
 
     Raises:
         ValueError: If the image is too elongated for the bounds.
@@ -181,7 +183,8 @@ def bounded_size(height: int, width: int, min_pixels: int, *, max_pixels: int) -
 
 
 def bound(image: Image.Image, min_pixels: int, max_pixels: int) -> Image.Image:
-    """`image` over white where it is transparent, resized to [`bounded_size`], in RGB; its remark stays with it."""
+    """`image` over white where it is transparent, resized to [`bounded_size`][rarl.datasets.images.bounded_size], in
+    RGB; its remark stays with it."""
     bounded = fetch_image({"image": image, "min_pixels": min_pixels, "max_pixels": max_pixels})
     bounded.info[REMARK] = image.info.get(REMARK, "")
     return bounded

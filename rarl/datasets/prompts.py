@@ -23,7 +23,7 @@ class RowTransform:
 
     Each column stands alone, since trainers may drop the ones they do not know: `prompt` is stored as N, `images` as
     indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts, `task` as
-    its name; `values` as they are. The task of a row is the source's own, as [`task_cell`](rarl.task.task_cell) has it,
+    its name; `values` as they are. The task of a row is the source's own, as [`task_cell`][rarl.task.task_cell] has it,
     so that prompts, rewards and mutation have the same one, whether it is registered or not.
     """
 
@@ -74,9 +74,9 @@ def make_dataset(
     Args:
         source: The images.
         indices: Which of them, int [n], such as one split of
-            [`split_by_content`](rarl.datasets.sampling.split_by_content).
+            [`split_by_content`][rarl.datasets.sampling.split_by_content].
         num_prompts: Number of rows.
-        mix: Weight of each number of images in a prompt; see [`sample_groups`](rarl.datasets.sampling.sample_groups).
+        mix: Weight of each number of images in a prompt; see [`sample_groups`][rarl.datasets.sampling.sample_groups].
         min_gap: Least difference between any two values of a prompt.
         seed: Seed of the groups.
         with_completion: Whether to add the perfect answer as `completion`, for `SFTTrainer`. Give it
@@ -84,10 +84,10 @@ def make_dataset(
 
     Returns:
         Rows with `prompt` (messages), `images` (PIL, prompt order), `values` (floats, prompt order), `task` (of the
-        source, see [`task_cell`](rarl.task.task_cell)).
+        source, see [`task_cell`][rarl.task.task_cell]).
 
     Raises:
-        ValueError: If the groups are impossible; see [`sample_groups`](rarl.datasets.sampling.sample_groups).
+        ValueError: If the groups are impossible; see [`sample_groups`][rarl.datasets.sampling.sample_groups].
 
     Example:
 
@@ -110,11 +110,12 @@ def make_dataset(
 
 
 def preference_dataset(source: ImageSource, stored: Dataset, pairs: Sequence[tuple[int, str, str]]) -> Dataset:
-    """Rows `prompt`, `images`, `chosen` and `rejected` for TRL's `DPOTrainer`, lazy as those of [`make_dataset`].
+    """Rows `prompt`, `images`, `chosen` and `rejected` for TRL's `DPOTrainer`, lazy as those of
+    [`make_dataset`][rarl.datasets.prompts.make_dataset].
 
     Args:
         source: The images.
-        stored: Rows of [`make_dataset`] without their transform.
+        stored: Rows of [`make_dataset`][rarl.datasets.prompts.make_dataset] without their transform.
         pairs: Row, chosen text and rejected text of each pair.
     """
     columns: dict[str, list[Any]] = {
@@ -159,10 +160,11 @@ def stream_dataset(
     seed: int = 0,
     with_completion: bool = False,
 ) -> IterableDataset:
-    """The rows of [`make_dataset`] as a stream, made one by one; without end if `num_prompts` is `None`.
+    """The rows of [`make_dataset`][rarl.datasets.prompts.make_dataset] as a stream, made one by one; without end if
+    `num_prompts` is `None`.
 
-    Arguments and errors are those of [`make_dataset`]. Same arguments, same rows. Nothing grows with the number of
-    rows. A trainer needs `max_steps` with it.
+    Arguments and errors are those of [`make_dataset`][rarl.datasets.prompts.make_dataset]. Same arguments, same rows.
+    Nothing grows with the number of rows. A trainer needs `max_steps` with it.
     """
     stream = _RowStream(
         RowTransform(source), np.asarray(indices, dtype=np.int64), num_prompts, mix, min_gap, seed, with_completion

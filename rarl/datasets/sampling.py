@@ -27,7 +27,7 @@ def split_by_content(
     or removing images moves no other. The fractions are therefore met on average only.
 
     Args:
-        source: The images; hashes them if [`verify`](rarl.datasets.source.verify) has not.
+        source: The images; hashes them if [`verify`][rarl.datasets.source.verify] has not.
         fractions: Shares of train, validation and test, not negative, with sum 1.
         seed: Seed of the assignment.
 

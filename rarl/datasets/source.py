@@ -25,10 +25,10 @@ class ImageSource(ABC):
 
     In memory are names, values and, once known, 16 bytes of hash and 8 of size per image. A source does not change
     after it was made, except that it learns hashes, sizes and `remarks`, what had to be assumed about an image or left
-    out, such as all frames but the first; [`verify`] learns all of them in one pass.
+    out, such as all frames but the first; [`verify`][rarl.datasets.source.verify] learns all of them in one pass.
 
-    To add a source, subclass: call `super().__init__`, implement [`name`] and [`read`], and list the class in
-    [`load_source`](rarl.datasets.load_source).
+    To add a source, subclass: call `super().__init__`, implement [`name`][rarl.datasets.source.ImageSource.name] and
+    [`read`][rarl.datasets.source.ImageSource.read], and list the class in [`load_source`][rarl.datasets.load_source].
 
     Args:
         task: What the values measure.

@@ -39,11 +39,12 @@ def check_groups(
 def check_context(
     dataset: Dataset, processor: Any, max_position_embeddings: int, *, max_completion_length: int
 ) -> None:
-    """[`check_groups`] for the rows of a dataset made by [`make_dataset`](rarl.datasets.prompts.make_dataset).
+    """[`check_groups`][rarl.datasets.validation.check_groups] for the rows of a dataset made by
+    [`make_dataset`][rarl.datasets.prompts.make_dataset].
 
     Raises:
         TypeError: If the dataset was made otherwise.
-        ValueError: As [`check_groups`].
+        ValueError: As [`check_groups`][rarl.datasets.validation.check_groups].
     """
     transform = dataset.format["format_kwargs"].get("transform")
     if not isinstance(transform, RowTransform):

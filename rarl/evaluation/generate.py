@@ -91,7 +91,7 @@ def generate_answers(
         batch_size: Prompts per batch, at least 1.
         max_new_tokens: Longest completion in tokens, at least 1.
         progress: Show a progress bar; only on a terminal.
-        logits_processors: Makes those of one batch; see [`code_processors`](rarl.evaluation.codes.code_processors).
+        logits_processors: Makes those of one batch; see [`code_processors`][rarl.evaluation.codes.code_processors].
 
     Raises:
         ValueError: If `batch_size` is less than 1, or if a prompt and `max_new_tokens` together are longer than the

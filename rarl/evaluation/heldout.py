@@ -21,14 +21,14 @@ def heldout_prompts(
     Args:
         source: The images; verified here.
         split: `"train"`, `"validation"` or `"test"`, of the default fractions of
-            [`split_by_content`](rarl.datasets.sampling.split_by_content).
+            [`split_by_content`][rarl.datasets.sampling.split_by_content].
         num_images: Numbers of images in a prompt.
         num_prompts: Prompts of each number.
         min_gap: Least difference between any two values of a prompt.
         seed: Seed of the split and of the groups; the split of a training run is reproduced by its seed.
 
     Returns:
-        Number of images → rows, as [`evaluate`](rarl.evaluation.protocol.evaluate) takes them, and the median.
+        Number of images → rows, as [`evaluate`][rarl.evaluation.protocol.evaluate] takes them, and the median.
 
     Raises:
         ValueError: If the split is unknown, or the groups are impossible.
@@ -54,7 +54,8 @@ def heldout_prompts(
 def check_test_context(
     datasets: dict[int, Any], processor: Any, max_position_embeddings: int, *, max_new_tokens: int
 ) -> None:
-    """[`check_context`](rarl.datasets.validation.check_context) for prompts of [`heldout_prompts`].
+    """[`check_context`][rarl.datasets.validation.check_context] for prompts of
+    [`heldout_prompts`][rarl.evaluation.heldout.heldout_prompts].
 
     Raises:
         ValueError: Names the number of images, the first row that is too long, its files, its tokens and the limit.

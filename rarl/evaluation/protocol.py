@@ -171,7 +171,8 @@ def evaluate(
     decode: Decode = "greedy",
     interval: float | None = None,
 ) -> Report:
-    """Let a model answer every row greedily, and [`score`] the answers; the report also has `tokens_per_answer`.
+    """Let a model answer every row greedily, and [`score`][rarl.evaluation.protocol.score] the answers; the report also
+    has `tokens_per_answer`.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -181,11 +182,11 @@ def evaluate(
         batch_size: Prompts per batch.
         max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
         progress: Show a progress bar; only on a terminal.
-        constant: A constant prediction to compare with, see [`score`].
-        decode: How numbers in value tokens are read, see [`code_processors`](rarl.evaluation.codes.code_processors).
-        interval: Share of the distribution, such as 0.9: the report also has the [`interval_report`] of one-image
-            prompts. Its ends are answers whose first number is at that quantile of its distribution, and what follows
-            from it at the median.
+        constant: A constant prediction to compare with, see [`score`][rarl.evaluation.protocol.score].
+        decode: How numbers in value tokens are read, see [`code_processors`][rarl.evaluation.codes.code_processors].
+        interval: Share of the distribution, such as 0.9: the report also has the
+            [`interval_report`][rarl.evaluation.protocol.interval_report] of one-image prompts. Its ends are answers
+            whose first number is at that quantile of its distribution, and what follows from it at the median.
 
     Raises:
         ValueError: If quantiles or intervals are wanted of a task that writes digits, or intervals without one-image

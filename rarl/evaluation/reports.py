@@ -18,7 +18,7 @@ class Scores:
     """Metrics over one reading of the answers.
 
     Attributes:
-        metrics: Name of a one-image metric of [`METRICS`](gor_head.metrics.METRICS) → its value, `None` where it is
+        metrics: Name of a one-image metric of [`METRICS`][gor_head.metrics.METRICS] → its value, `None` where it is
             undefined: MAE, and the task's own.
         tau: Number of images → mean Kendall τ, `None` where no prompt has an order. Prompts whose true values are all
             tied have none.
@@ -50,7 +50,7 @@ class Constant:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> "Constant":
-        """What [`Constant.to_json`] gave.
+        """What [`Constant.to_json`][rarl.evaluation.reports.Constant.to_json] gave.
 
         Raises:
             ValueError: If it is none; the message names the key.
@@ -86,7 +86,7 @@ class IntervalScores:
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> "IntervalScores":
-        """What [`IntervalScores.to_json`] gave.
+        """What [`IntervalScores.to_json`][rarl.evaluation.reports.IntervalScores.to_json] gave.
 
         Raises:
             ValueError: If it is none; the message names the key.
@@ -115,7 +115,7 @@ class Report:
         num_prompts: Number of images → number of prompts.
         failures: Number of images → number of unreadable answers.
         reasons: Why answers are not well-formed, by the number of images: reason (see
-            [`REASONS`](rarl.answer.REASONS)) → number of answers. Of a list with one bad item the rest is read all the
+            [`REASONS`][rarl.answer.REASONS]) → number of answers. Of a list with one bad item the rest is read all the
             same, so there may be more than `failures`.
         tied: Number of images → number of prompts whose true values are all tied, which have no order.
         constant: A constant prediction to compare with.
@@ -152,7 +152,8 @@ class Report:
 
     @classmethod
     def from_json(cls, content: Any, where: str = "report") -> "Report":
-        """What [`Report.to_json`] gave, also in an earlier version, which had fewer parts.
+        """What [`Report.to_json`][rarl.evaluation.reports.Report.to_json] gave, also in an earlier version, which had
+        fewer parts.
 
         Args:
             content: Plain JSON.
@@ -205,7 +206,7 @@ class Runs:
 
     @classmethod
     def from_json(cls, content: Any, where: str = "report") -> "Runs":
-        """What [`Runs.to_json`] gave.
+        """What [`Runs.to_json`][rarl.evaluation.reports.Runs.to_json] gave.
 
         Raises:
             ValueError: If it is none; the message names the run and the key.

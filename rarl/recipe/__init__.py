@@ -1,7 +1,8 @@
 """What every training recipe shares: its arguments, its data, its policy, and what it leaves behind.
 
-A recipe is a short script: [`parse`], [`prepare_data`] and [`load_policy`] inside [`setting_up`], then [`train`] and
-[`finish`].
+A recipe is a short script: [`parse`][rarl.recipe.arguments.parse], [`prepare_data`][rarl.recipe.data.prepare_data] and
+[`load_policy`][rarl.recipe.policy.load_policy] inside [`setting_up`][rarl.recipe.run.setting_up], then
+[`train`][rarl.recipe.run.train] and [`finish`][rarl.recipe.finish].
 """
 
 from rarl.recipe.arguments import RecipeArguments, parse

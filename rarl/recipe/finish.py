@@ -31,7 +31,7 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
     """The repository of `--push_to_hub`, created if it is missing; `None` without that flag.
 
     The flag is taken off `training_args`: with it, a trainer pushes whole output folders, checkpoints and all, while
-    [`finish`] pushes the adapter.
+    [`finish`][rarl.recipe.finish.finish] pushes the adapter.
 
     Raises:
         ValueError: If no adapter is trained.
@@ -60,7 +60,8 @@ def finish(
 ) -> None:
     """Save, evaluate and, if there is a `repository` on the Hub, push what was trained.
 
-    `judge` makes the report of a model and its processor where that is not [`evaluate`]'s.
+    `judge` makes the report of a model and its processor where that is not
+    [`evaluate`][rarl.evaluation.protocol.evaluate]'s.
 
     The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
     it back from there on the main process, so that what is scored is what was saved.

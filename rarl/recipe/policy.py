@@ -25,7 +25,7 @@ def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
 
     Args:
         arguments: Their `adapter` goes first.
-        path: The base model, as [`resolve_model`](rarl.models.resolve_model) gives it.
+        path: The base model, as [`resolve_model`][rarl.models.resolve_model] gives it.
 
     Raises:
         FileNotFoundError: If there is none.

@@ -71,7 +71,7 @@ def build_preferences(
     Args:
         model: The policy; run in evaluation mode.
         processor: Its processor.
-        rows: Training rows of [`make_dataset`](rarl.datasets.make_dataset).
+        rows: Training rows of [`make_dataset`][rarl.datasets.prompts.make_dataset].
         source: Their images.
         folder: Where the pairs and their card are kept.
         settings: What else the pairs depend on, such as the adapter; said in the card.

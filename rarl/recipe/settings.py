@@ -24,7 +24,8 @@ from rarl.recipe.effects import LORA
 
 
 def check_settings(args: Any, num_prompts: int, trains_adapter: bool) -> None:
-    """Refuse training arguments that do not go together, and what [`check_installed`] refuses.
+    """Refuse training arguments that do not go together, and what
+    [`check_installed`][rarl.recipe.settings.check_installed] refuses.
 
     Args:
         args: Training arguments.

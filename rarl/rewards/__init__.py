@@ -38,7 +38,7 @@ Term = Literal["regression", "ranking", "format"]
 
 @dataclass(frozen=True)
 class Reward:
-    """An entry of the [`REGISTRY`].
+    """An entry of the [`REGISTRY`][rarl.rewards.REGISTRY].
 
     Args:
         function: The reward function.
@@ -69,7 +69,8 @@ REWARDS: dict[str, Callable[..., Rewards]] = {
 
 
 def weights(regression: float = 1.0, ranking: float = 1.0, format: float = 0.5) -> list[float]:
-    """Weights of the rewards in the order of [`REWARDS`], for TRL's `reward_weights` (RARL, equations 7 and 8).
+    """Weights of the rewards in the order of [`REWARDS`][rarl.rewards.REWARDS], for TRL's `reward_weights` (RARL,
+    equations 7 and 8).
 
     `ranking` is the weight of length, consistency and accuracy each. The total is then at most
     `regression + 3 * ranking + format`, and `regression + format` for one image.
@@ -79,7 +80,7 @@ def weights(regression: float = 1.0, ranking: float = 1.0, format: float = 0.5) 
 
 
 def get_reward(name: str) -> Callable[..., Rewards]:
-    """The reward function of a name in the [`REGISTRY`].
+    """The reward function of a name in the [`REGISTRY`][rarl.rewards.REGISTRY].
 
     Raises:
         ValueError: If there is no reward of that name.

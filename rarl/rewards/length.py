@@ -45,7 +45,8 @@ def length_reward(completions: Sequence[Any], values: Values, task: TaskColumn |
         ValueError: If the columns differ in length.
 
     Relations:
-        [`graded_length_reward`] rises step by step, [`length_reward`] at the last image only.
+        [`graded_length_reward`][rarl.rewards.length.graded_length_reward] rises step by step,
+        [`length_reward`][rarl.rewards.length.length_reward] at the last image only.
 
     Reference: RARL, equation 4.
 
@@ -64,13 +65,14 @@ def length_reward(completions: Sequence[Any], values: Values, task: TaskColumn |
 def graded_length_reward(
     completions: Sequence[Any], values: Values, task: TaskColumn | None = None, **kwargs: Any
 ) -> Rewards:
-    """Share of the images that the answer covers: [`length_reward`] with partial credit, to be used in its place.
+    """Share of the images that the answer covers: [`length_reward`][rarl.rewards.length.length_reward] with partial
+    credit, to be used in its place.
 
     ```
     reward = number of distinct valid image ids / N
     ```
 
-    Inputs, `None` and errors are those of [`length_reward`].
+    Inputs, `None` and errors are those of [`length_reward`][rarl.rewards.length.length_reward].
 
     Example:
 

@@ -35,7 +35,7 @@ def read_answers(completions: Sequence[Any], values: Values) -> list[Answer]:
     """The answer in each completion, about as many images as its row has values.
 
     Raises:
-        ValueError: See [`check_rows`].
+        ValueError: See [`check_rows`][rarl.rewards.scoring.check_rows].
     """
     check_rows(completions, values)
     return [

@@ -27,7 +27,8 @@ def cut_groups(groups: Sequence[Group], lengths: Sequence[int], cost: float) -> 
     Args:
         groups: Of one micro-batch.
         lengths: Tokens of each answer of the micro-batch, indexed by `Group.rows`.
-        cost: Of a pair beside a token; see [`attention_cost`]. 0 leaves groups whole.
+        cost: Of a pair beside a token; see [`attention_cost`][rarl.shared_prefix.calls.attention_cost]. 0 leaves groups
+            whole.
     """
     parts = []
     for group in groups:

@@ -7,7 +7,8 @@ from trl import GRPOConfig
 
 @dataclass
 class SharedPrefixConfig(GRPOConfig):
-    """Arguments of [`rarl.trainer.SharedPrefixTrainer`]: those of TRL's `GRPOConfig` and the ones below.
+    """Arguments of [`rarl.trainer.SharedPrefixTrainer`][rarl.trainer.sharing.SharedPrefixTrainer]: those of TRL's
+    `GRPOConfig` and the ones below.
 
     With `shared_prefix="off"` the trainer is TRL's.
     """

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from transformers import AttentionInterface
 
 NAME = "rarl_flex"
-"""Under which [`packed_attention`] is registered."""
+"""Under which [`packed_attention`][rarl.shared_prefix.flex.packed_attention] is registered."""
 
 MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -23,7 +23,8 @@ def visible(segment: torch.Tensor) -> MaskMod:
     """Whether a query of a packed row sees a key: an earlier one, or itself, of the prompt or of its own answer.
 
     Args:
-        segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`; see [`rarl.shared_prefix.Pack`].
+        segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`; see
+            [`rarl.shared_prefix.Pack`][rarl.shared_prefix.layout.Pack].
     """
 
     def mask_mod(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -61,7 +62,7 @@ def packed_attention(
         module: The attention layer, unused.
         query: `[g, heads, l, d]`.
         key, value: `[g, key-value heads, l, d]`; a divisor of `heads`, as grouped-query attention has it.
-        attention_mask: See [`block_mask`].
+        attention_mask: See [`block_mask`][rarl.shared_prefix.flex.block_mask].
         scaling: Of `q·k`; `1/√d` if `None`.
         dropout: Must be 0.
 

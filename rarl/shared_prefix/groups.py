@@ -64,8 +64,9 @@ def split_images(fields: Mapping[str, Any], num_images: Sequence[int] | None) ->
     """For each row the inputs for its images, `None` for a row without; `None` if there are none at all.
 
     Args:
-        fields: Inputs of the model, those of [`IMAGE_FIELDS`] and `num_tiles` among them. Each is a tensor of all rows
-            (patches as `image_grid_thw` counts them, tiles as `num_tiles` does, images, or rows), or one tensor a row.
+        fields: Inputs of the model, those of [`IMAGE_FIELDS`][rarl.shared_prefix.groups.IMAGE_FIELDS] and `num_tiles`
+            among them. Each is a tensor of all rows (patches as `image_grid_thw` counts them, tiles as `num_tiles`
+            does, images, or rows), or one tensor a row.
         num_images: Of each row.
     """
     if num_images is None or fields.get("pixel_values") is None:
@@ -106,8 +107,9 @@ def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict
     The tensors are copies, so the whole, with its pixels for every answer, can be freed.
 
     Args:
-        batch: With `pixel_values` and `num_images`, or without images; see [`split_images`].
-        groups: Rows with the same images; see [`same_prompts`].
+        batch: With `pixel_values` and `num_images`, or without images; see
+            [`split_images`][rarl.shared_prefix.groups.split_images].
+        groups: Rows with the same images; see [`same_prompts`][rarl.shared_prefix.groups.same_prompts].
     """
     if batch.get("pixel_values") is None or batch.get("num_images") is None:
         return batch

@@ -22,7 +22,7 @@ class ImageMemo:
     Images are the same if they are one object, or have the same pixels. It holds all it was given: drop it soon.
 
     Args:
-        image_processor: One that gives [`FIELDS`].
+        image_processor: One that gives [`FIELDS`][rarl.shared_prefix.image_memo.FIELDS].
     """
 
     def __init__(self, image_processor: Any) -> None:
@@ -64,7 +64,8 @@ def _flat(images: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def images_processed_once(processor: Any) -> Iterator[None]:
-    """Within the context, a processor whose image processor gives [`FIELDS`] preprocesses each image once."""
+    """Within the context, a processor whose image processor gives [`FIELDS`][rarl.shared_prefix.image_memo.FIELDS]
+    preprocesses each image once."""
     image_processor = getattr(processor, "image_processor", None)
     if getattr(image_processor, "model_input_names", None) != FIELDS:
         yield

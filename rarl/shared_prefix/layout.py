@@ -34,7 +34,7 @@ class Pack:
         position_ids: `[d, g, l]`.
         shift_labels: Next token of every answer position, -100 elsewhere, `[g, l]`.
         segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`.
-        blocks: Number of the image, -1 where there is none, `[g, l]`; see [`Group`].
+        blocks: Number of the image, -1 where there is none, `[g, l]`; see [`Group`][rarl.shared_prefix.layout.Group].
         source_row, source_column: Where in the batch `[b, r]` of answers each labelled position belongs, in row-major
             order of `shift_labels != -100`.
     """
@@ -49,7 +49,11 @@ class Pack:
 
     @property
     def allowed(self) -> torch.Tensor:
-        """Which keys a query may attend to, `[g, l, l]`, bool; see [`additive_mask`], and in blocks [`block_mask`]."""
+        """Which keys a query may attend to, `[g, l, l]`, bool.
+
+        See [`additive_mask`][rarl.shared_prefix.layout.additive_mask], and in blocks
+        [`block_mask`][rarl.shared_prefix.flex.block_mask].
+        """
         query, key = self.segment[:, :, None], self.segment[:, None, :]
         length = self.segment.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=self.segment.device).tril()
@@ -57,7 +61,8 @@ class Pack:
         return (earlier & ((key == 0) | (key == query))) | ((image == self.blocks[:, None, :]) & (image >= 0))
 
     def within(self, window: int) -> torch.Tensor:
-        """[`allowed`] in a layer with a sliding window: keys less than `window` positions before the query."""
+        """[`allowed`][rarl.shared_prefix.layout.Pack.allowed] in a layer with a sliding window: keys less than `window`
+        positions before the query."""
         positions = self.position_ids[0]
         return self.allowed & (positions[:, None, :] > positions[:, :, None] - window)
 

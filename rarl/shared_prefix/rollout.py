@@ -5,8 +5,9 @@ is encoded once, its key-value cache is repeated for its answers, and answers th
 come from the same distributions: greedy answers are those of plain generation.
 
 All of it is the public `generate` of transformers, so every setting that looks at the whole text so far (temperature,
-top-p, repetition penalty, suppressed tokens …) works as it does there; [`unsupported_settings`] names those that do
-not. See `docs/shared_prefix.md`.
+top-p, repetition penalty, suppressed tokens …) works as it does there;
+[`unsupported_settings`][rarl.shared_prefix.rollout.unsupported_settings] names those that do not. See
+`docs/shared_prefix.md`.
 """
 
 import copy
@@ -110,7 +111,7 @@ def sample_answers(
         prompts: Inputs of `generate` for distinct prompts: `input_ids` and `attention_mask` `[d, p]` (padded on the
             left, at least two tokens each), fields of the same shape, and images of all of them in a row.
         index: For each answer its prompt, `[b]`.
-        settings: Settings of generation; see [`unsupported_settings`].
+        settings: Settings of generation; see [`unsupported_settings`][rarl.shared_prefix.rollout.unsupported_settings].
         eos_token_ids: Tokens that end an answer, those of the settings.
         logits_processors: Further ones, which look at nothing but the text so far.
     """

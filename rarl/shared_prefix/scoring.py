@@ -39,13 +39,15 @@ def answer_log_probs(
         attention_mask: 1 for tokens, `[b, p + r]`.
         completion_length: r.
         dtype: Type that attention computes in; of the additive mask.
-        images: Of each row its images; see [`split_images`].
+        images: Of each row its images; see [`split_images`][rarl.shared_prefix.groups.split_images].
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
         token_type_ids: The same for a model in which the tokens of an image see each other (Gemma 3).
-        budget: Most tokens of a call, padding included; see [`plan_calls`].
-        cost: Of attention, to cut groups where that is less work; see [`cut_groups`].
+        budget: Most tokens of a call, padding included; see [`plan_calls`][rarl.shared_prefix.calls.plan_calls].
+        cost: Of attention, to cut groups where that is less work; see
+            [`cut_groups`][rarl.shared_prefix.calls.cut_groups].
         agree: Number of calls of this process → of all processes, the largest.
-        flex: FlexAttention instead of the model's own under a dense mask; see [`rarl.shared_prefix.flex`].
+        flex: FlexAttention instead of the model's own under a dense mask; see
+            [`rarl.shared_prefix.flex`][rarl.shared_prefix.flex].
         mask: Value tokens are legal, as they were sampled; the logits of all answer positions are in memory then.
         temperature: Of the masked logits. (Those of the fused head have theirs.)
 

@@ -1,4 +1,4 @@
-"""Arguments of [`RARLTrainer`](rarl.trainer.RARLTrainer)."""
+"""Arguments of [`RARLTrainer`][rarl.trainer.rarl.RARLTrainer]."""
 
 import copy
 import math
@@ -14,7 +14,8 @@ from rarl.shared_prefix.config import SharedPrefixConfig
 
 @dataclass
 class RARLConfig(SharedPrefixConfig):
-    r"""Arguments of [`RARLTrainer`]: those of [`SharedPrefixConfig`] and the ones below.
+    r"""Arguments of [`RARLTrainer`][rarl.trainer.rarl.RARLTrainer]: those of
+    [`SharedPrefixConfig`][rarl.shared_prefix.config.SharedPrefixConfig] and the ones below.
 
     With `rmo=False`, `suppress_vision_tokens=False`, `exact_zero_advantages=False` and `shared_prefix="off"`, the
     trainer is TRL's, step for step. `rmo_importance="luffy"` is the policy shaping of LUFFY (arXiv:2504.14945).
@@ -114,7 +115,7 @@ def generation_window(args: GRPOConfig) -> int:
 
 
 def mutation_settings(args: Any) -> MutationSettings:
-    """The settings of RMO as [`rarl.mutation`] takes them."""
+    """The settings of RMO as [`rarl.mutation`][rarl.mutation] takes them."""
     return MutationSettings(
         trigger=args.rmo_trigger,
         probability=args.rmo_probability,
@@ -127,10 +128,11 @@ def mutation_settings(args: Any) -> MutationSettings:
 
 
 def with_defaults(args: GRPOConfig) -> Any:
-    """A copy of a plain `GRPOConfig`, or of another subclass, with [`RARLConfig`]'s defaults where it has no value.
+    """A copy of a plain `GRPOConfig`, or of another subclass, with [`RARLConfig`][rarl.trainer.config.RARLConfig]'s
+    defaults where it has no value.
 
     Raises:
-        ValueError: See [`check_best_model`].
+        ValueError: See [`check_best_model`][rarl.trainer.config.check_best_model].
     """
     whole: Any = copy.copy(args)
     for each in fields(RARLConfig):

@@ -1,4 +1,5 @@
-"""TRL's GRPOTrainer with RARL's Response Mutation Operation: wiring only; the arithmetic lives in [`rarl.mutation`]."""
+"""TRL's GRPOTrainer with RARL's Response Mutation Operation: wiring only; the arithmetic lives in
+[`rarl.mutation`][rarl.mutation]."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,10 +33,11 @@ logger = get_logger(__name__)
 class RARLTrainer(SharedPrefixTrainer):
     r"""Ranking-aware reinforcement learning on TRL's GRPOTrainer.
 
-    Args are those of `GRPOTrainer`. Pass the rewards as `reward_funcs`, such as [`rarl.rewards.REWARDS`] with
-    [`rarl.rewards.weights`] as `reward_weights`. Rows hold `prompt`, `images`, `values` and `task`; with
-    `rmo_source="reference"` also `reference`. A plain `GRPOConfig` gets [`RARLConfig`]'s defaults, RMO where the data
-    have these columns.
+    Args are those of `GRPOTrainer`. Pass the rewards as `reward_funcs`, such as
+    [`rarl.rewards.REWARDS`][rarl.rewards.REWARDS] with [`rarl.rewards.weights`][rarl.rewards.weights] as
+    `reward_weights`. Rows hold `prompt`, `images`, `values` and `task`; with `rmo_source="reference"` also `reference`.
+    A plain `GRPOConfig` gets [`RARLConfig`][rarl.trainer.config.RARLConfig]'s defaults, RMO where the data have these
+    columns.
 
     Mutation happens between generation and scoring, so text, ids, end token, masks, old and reference
     log-probabilities, rewards, statistics, logged lengths and the loss's token count are all of the mutated response.
@@ -46,7 +48,7 @@ class RARLTrainer(SharedPrefixTrainer):
     (responses rewritten), `rmo/skipped` (rewrites that would not fit `max_completion_length`), `rmo/reward_std_before`
     and `rmo/reward_std_after` (mean standard deviation within a group). The completions table has a `mutated` column.
     `answers/well_formed` is the share of sampled answers that are, and `answers/no_answer` and so on why the others are
-    not, in training and evaluation; see [`REASONS`](rarl.answer.REASONS).
+    not, in training and evaluation; see [`REASONS`][rarl.answer.REASONS].
 
     Raises:
         ValueError: On data in which rows with and without images meet in one generation batch, on a missing column,

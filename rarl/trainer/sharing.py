@@ -1,4 +1,5 @@
-"""TRL's GRPOTrainer with each prompt encoded once: wiring only; the arithmetic lives in [`rarl.shared_prefix`]."""
+"""TRL's GRPOTrainer with each prompt encoded once: wiring only; the arithmetic lives in
+[`rarl.shared_prefix`][rarl.shared_prefix]."""
 
 from contextlib import suppress
 from typing import Any
@@ -34,7 +35,8 @@ logger = get_logger(__name__)
 
 
 class SharedPrefixTrainer(GRPOTrainer):
-    """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see [`rarl.shared_prefix`].
+    """TRL's `GRPOTrainer`, encoding each prompt once for all answers to it; see
+    [`rarl.shared_prefix`][rarl.shared_prefix].
 
     Takes what `GRPOTrainer` takes; `shared_prefix` ("auto", "on", "off"), `shared_prefix_tokens` and
     `shared_prefix_attention` ("sdpa", "flex") are read from its arguments if they are there. A prompt is encoded once
@@ -42,8 +44,9 @@ class SharedPrefixTrainer(GRPOTrainer):
     made of whole groups; each image is preprocessed and kept once. Where model or settings do not allow it, TRL's own
     way is taken, and one line says why.
 
-    With `value_tokens` ([`ValueTokens`](gor_head.vlm.ValueTokens)) answers are sampled with legal codes only, and old,
-    reference and current log-probabilities are those of the same masked distributions: constrained, and on-policy.
+    With `value_tokens` ([`ValueTokens`][gor_head.vlm.tokens.ValueTokens]) answers are sampled with legal codes only,
+    and old, reference and current log-probabilities are those of the same masked distributions: constrained, and
+    on-policy.
 
     Raises:
         ValueError: With `shared_prefix="on"`, `shared_prefix_attention="flex"` or `value_tokens`, if it is not
