@@ -52,7 +52,7 @@ def answer_tokens(tokenizer_name: str, seed: int = 0) -> list[dict[str, Any]]:
         digits = get_task(name)
         codes = value_tokens(digits)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
-        add_tokens(tokenizer, codes.codes)
+        add_tokens(tokenizer, codes.codi_vocabulary)
         grid = GRIDS[name]
         for num_images in NUM_IMAGES:
             counts: dict[str, list[int]] = {"digits": [], "codes": []}
@@ -71,7 +71,7 @@ def answer_tokens(tokenizer_name: str, seed: int = 0) -> list[dict[str, Any]]:
                     "gor_tokens": float(np.mean(counts["codes"])),
                     "digits_per_value": float(np.mean(numbers["digits"])),
                     "gor_per_value": float(np.mean(numbers["codes"])),
-                    "value_tokens": len(codes.codes.tokens),
+                    "value_tokens": len(codes.codi_vocabulary.tokens),
                 }
             )
     return results
@@ -99,7 +99,7 @@ def mask_share(batch: int, length: int, repeats: int) -> dict[str, Any]:
     model.resize_token_embeddings(LOGITS, mean_resizing=False)
     model.to(device).eval()
     task = value_tokens(get_task("age"))
-    tokens = attach(model, processor, task.codes)
+    tokens = attach(model, processor, task.codi_vocabulary)
     ids = torch.randint(300, (batch, length), device=device)
     ids[: batch // 2, -2] = tokens.open_id
     ids[: batch // 2, -1] = tokens.ids[-1]

@@ -84,7 +84,7 @@ def build_batch(trainer: Any) -> dict[str, Any]:
     device = trainer.accelerator.device
     return {name: field.to(device) for name, field in batch.items()} | {
         "logits_to_keep": ANSWER_TOKENS,
-        "num_images": [len(own) for own in images],
+        "num_images": [len(row_images) for row_images in images],
         "compute_entropy": True,
     }
 

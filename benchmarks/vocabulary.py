@@ -55,11 +55,11 @@ def naive_code(label: int, tokens: list[int]) -> Code:
     code: Code = []
     slack, left = math.floor(label * TOLERANCE), label
     while left > slack and len(code) < MAX_LENGTH:
-        place = bisect_right(tokens, left)
-        if not place:
+        position = bisect_right(tokens, left)
+        if not position:
             break
-        code.append(tokens[place - 1])
-        left -= tokens[place - 1]
+        code.append(tokens[position - 1])
+        left -= tokens[position - 1]
     return code
 
 

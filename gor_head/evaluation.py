@@ -53,7 +53,7 @@ class Evaluation:
                 raise ValueError(f"{where}: {error}") from None
             if value is not None and not _is_number(value):
                 raise ValueError(f"{where}: {name}: wanted a finite number or null, got {value!r}.")
-        ranges = [_row_from_json(row, f"{where}: ranges[{place}]") for place, row in enumerate(content["ranges"])]
+        ranges = [_row_from_json(row, f"{where}: ranges[{index}]") for index, row in enumerate(content["ranges"])]
         return cls(metrics, ranges, _row_from_json(content["whole"], f"{where}: whole"))
 
 

@@ -60,9 +60,9 @@ class TableFeatures:
         mean: list[float | None] = []
         scale: list[float | None] = []
         categories: list[list[str] | None] = []
-        for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        for index, (name, column) in enumerate(zip(names, columns, strict=True)):
             if column.dtype.kind == "O":
-                if not isinstance(X.dtypes.iloc[place], pd.CategoricalDtype):
+                if not isinstance(X.dtypes.iloc[index], pd.CategoricalDtype):
                     _warn_of_numbers(name, column)
                 mean.append(None)
                 scale.append(None)

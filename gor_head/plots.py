@@ -94,7 +94,7 @@ def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "
     figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(lines, COLUMNS, sharey=True, squeeze=False).flat)
-    ids = {float(value): place for place, value in enumerate(vocabulary.values)}
+    ids = {float(value): token for token, value in enumerate(vocabulary.values)}
     top = max(float(intervals.max()), 0.0 if truth is None else float(max(truth))) * 1.15
     for row, (axis, added) in enumerate(zip(panels, steps, strict=False)):
         tokens = added[1:] if vocabulary.offset else added

@@ -50,7 +50,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     names = [name.strip() for name in header]
-    double = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+    double = next((name for index, name in enumerate(names) if name and name in names[:index]), None)
     if double is not None:
         raise ValueError(f"{path}: the column {double!r} is there more than once.")
 

@@ -170,7 +170,7 @@ def _read(path: Path) -> _Text:
 def _check_names(path: Path, header: Sequence[str]) -> None:
     if all(read_number(name) is not None for name in header):
         raise ValueError(f"{path}: wanted a header of column names in line 1, got the numbers {listed(header)}.")
-    unnamed = next((place for place, name in enumerate(header, 1) if not name.strip()), None)
+    unnamed = next((number for number, name in enumerate(header, 1) if not name.strip()), None)
     if unnamed is not None:
         raise ValueError(
             f"{path}: wanted a name for every column, got none for column {unnamed} of {len(header)}; "

@@ -194,13 +194,13 @@ def _parse_block(block: str, num_images: int) -> Answer:
         block = codes_to_numbers(block)
     listed, problem, reason = _read_list(_without_fence(block.strip()))
     items: dict[int, Item] = {}
-    for place, raw in enumerate(listed, start=1):
+    for number, raw in enumerate(listed, start=1):
         item = _read_item(raw, num_images)
         if isinstance(item, _Invalid):
-            problem = problem or f"item {place}: wanted {item.wanted}, got {reprlib.repr(item.seen)}"
+            problem = problem or f"item {number}: wanted {item.wanted}, got {reprlib.repr(item.seen)}"
             reason = reason or "invalid_item"
         elif item.image_id in items:
-            problem = problem or f"item {place}: {IMAGE_KEY} {item.image_id} is repeated"
+            problem = problem or f"item {number}: {IMAGE_KEY} {item.image_id} is repeated"
             reason = reason or "repeated_image"
         else:
             items[item.image_id] = item

@@ -71,7 +71,7 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: 
         lines = [
             "| metric | value |",
             "|---|---|",
-            *(f"| {label} | {shown} |" for _, label, _, shown in rows),
+            *(f"| {label} | {text} |" for _, label, _, text in rows),
         ]
         paragraphs += ["## Results", "\n".join(lines)]
         paragraphs += [f"Over readable answers; {report.failure_rate:.1%} of all answers were unreadable."]

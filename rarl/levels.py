@@ -44,7 +44,7 @@ class Levels:
     def centres(self) -> list[float]:
         """Middle of each part, in units of the label."""
         width = (self.task.maximum - self.task.minimum) / len(self.words)
-        return [self.task.minimum + (place + 0.5) * width for place in range(len(self.words))]
+        return [self.task.minimum + (index + 0.5) * width for index in range(len(self.words))]
 
     def word(self, value: float) -> str:
         """Word of the part that a value lies in."""
@@ -97,20 +97,22 @@ def expected_values(model: Any, processor: Any, images: Sequence[Any], *, levels
     endings = [levels.sentence(word) for _ in images for word in levels.words]
     inputs = batch_inputs(processor, rows, endings).to(model.device)
     reset_rope_deltas(model)
-    ids, kept = inputs["input_ids"], inputs["attention_mask"].bool()
+    ids, is_token = inputs["input_ids"], inputs["attention_mask"].bool()
     # Up to where the sentences part they have the same probability: only what follows is scored.
-    whole = [row[mask] for row, mask in zip(ids, kept, strict=True)]
+    whole = [row[mask] for row, mask in zip(ids, is_token, strict=True)]
     tails = []
     for start in range(0, len(whole), len(levels.words)):
-        own = whole[start : start + len(levels.words)]
-        shared = next(place for place, tokens in enumerate(zip(*own, strict=False)) if len(set(map(int, tokens))) > 1)
-        tails += [len(row) - shared for row in own]
+        sentences = whole[start : start + len(levels.words)]
+        shared = next(
+            position for position, tokens in enumerate(zip(*sentences, strict=False)) if len(set(map(int, tokens))) > 1
+        )
+        tails += [len(row) - shared for row in sentences]
     with torch.no_grad():
         logits = model(**inputs, logits_to_keep=max(tails) + 1).logits[:, :-1]
     reset_rope_deltas(model)
     steps = logits.double().log_softmax(dim=2).gather(2, ids[:, -logits.shape[1] :, None])[:, :, 0]
-    place = torch.arange(logits.shape[1], device=ids.device)
-    scored = place >= logits.shape[1] - torch.tensor(tails, device=ids.device)[:, None]
+    position = torch.arange(logits.shape[1], device=ids.device)
+    scored = position >= logits.shape[1] - torch.tensor(tails, device=ids.device)[:, None]
     shares = steps.masked_fill(~scored, 0.0).sum(dim=1).view(len(images), -1).softmax(dim=1)
     return (shares @ shares.new_tensor(levels.centres)).tolist()
 
@@ -145,12 +147,12 @@ def evaluate_levels(
         completions[num_images] = []
         starts = range(0, len(rows), step)
         for start in track(starts, "Rating", console=console, disable=not console.is_terminal):
-            batch = [rows[place] for place in range(start, min(start + step, len(rows)))]
+            batch = [rows[index] for index in range(start, min(start + step, len(rows)))]
             images = [image for row in batch for image in row["images"]]
             values = expected_values(model, processor, images, levels=levels)
-            for place in range(len(batch)):
-                own = values[place * num_images : (place + 1) * num_images]
-                completions[num_images].append(build_completion(own, numbers))
+            for index in range(len(batch)):
+                rated = values[index * num_images : (index + 1) * num_images]
+                completions[num_images].append(build_completion(rated, numbers))
     model.train(was_training)
     values_by_number = {number: [list(truth) for truth in rows["values"]] for number, rows in datasets.items()}
     return score(completions, values_by_number, levels.task, constant=constant)

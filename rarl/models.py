@@ -85,7 +85,9 @@ def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
     has_tokens = task is not None and task.vocabulary is not None
     processor = AutoProcessor.from_pretrained(adapter if has_tokens else path, **kwargs)
     if adapter is not None:
-        check_rows(adapter, ValueTokens.of(processor, task.codes) if task is not None and has_tokens else None)
+        check_rows(
+            adapter, ValueTokens.of(processor, task.codi_vocabulary) if task is not None and has_tokens else None
+        )
     return processor
 
 

@@ -177,18 +177,18 @@ def rewrite_ids(
         eos_token_id: Token that ends the response.
     """
     text = decode(list(ids))
-    kept, low, high = 0, 0, len(ids)
+    shared, low, high = 0, 0, len(ids)
     while low <= high and start > 0:  # the longest prefix of whole tokens that ends at or before `start`
         middle = (low + high) // 2
         if len(decode(list(ids[:middle]))) <= start:
-            kept, low = middle, middle + 1
+            shared, low = middle, middle + 1
         else:
             high = middle - 1
     # A prefix may end inside a character of several bytes; step back until it decodes to a prefix of the text.
-    while kept > 0 and not text[:start].startswith(decode(list(ids[:kept]))):
-        kept -= 1
-    prefix = decode(list(ids[:kept])) if kept else ""
-    return [*ids[:kept], *encode(text[len(prefix) : start] + tail), eos_token_id]
+    while shared > 0 and not text[:start].startswith(decode(list(ids[:shared]))):
+        shared -= 1
+    prefix = decode(list(ids[:shared])) if shared else ""
+    return [*ids[:shared], *encode(text[len(prefix) : start] + tail), eos_token_id]
 
 
 def zero_tied_advantages(advantages: Any, totals: Any, num_generations: int) -> Any:

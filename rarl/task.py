@@ -76,14 +76,14 @@ class OrdinalTask:
             wanted = f"{', '.join(metrics[:-1])} or {metrics[-1]}"
             raise ValueError(f"Task {self.name!r}: metric must be {wanted}, got {self.metric!r}.")
         if self.vocabulary is not None:
-            self._check_vocabulary(self.codes)
+            self._check_vocabulary(self.codi_vocabulary)
 
     def with_vocabulary(self, vocabulary: "CoDiVocabulary") -> "OrdinalTask":
         """The same task, its numbers written in the value tokens of a vocabulary."""
         return replace(self, vocabulary=vocabulary.to_dict())
 
     @cached_property
-    def codes(self) -> "CoDiVocabulary":
+    def codi_vocabulary(self) -> "CoDiVocabulary":
         """The vocabulary.
 
         Raises:
@@ -122,7 +122,7 @@ class OrdinalTask:
         """A label as it is written in an answer: in value tokens if the task has a vocabulary; else in digits, without
         a decimal point for integer tasks, in the shortest form that reads back as the same number otherwise."""
         if self.vocabulary is not None:
-            return write_value(self.codes, value)
+            return write_value(self.codi_vocabulary, value)
         if self.integer:
             return str(int(round(value)))
         return write_number(value)
@@ -197,7 +197,7 @@ def save_task(task: OrdinalTask, folder: str | Path) -> None:
     """Write a task as `task.json` into an existing folder, and its vocabulary, if any, as `vocabulary.json`."""
     content = asdict(task)
     if task.vocabulary is not None:
-        content["vocabulary"] = task.codes.save_pretrained(folder).name
+        content["vocabulary"] = task.codi_vocabulary.save_pretrained(folder).name
     (Path(folder) / TASK_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -68,7 +68,7 @@ def main() -> None:
             train_dataset=data.train,
             processing_class=processor,
             peft_config=peft_config,
-            tokens=ValueTokens.of(processor, task.codes),
+            tokens=ValueTokens.of(processor, task.codi_vocabulary),
             huber_weight=training_args.huber_weight,
             huber_scale=data.spread,
         )

@@ -106,14 +106,14 @@ def compare(
 def clean_stdout() -> Iterator[None]:
     """Whatever libraries print, in this process or in those it starts, goes to stderr: stdout is for the result."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
@@ -131,7 +131,7 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
         if parts[-1] and taken + widths[row] + BORDER > width:
             parts.append([])
         parts[-1].append(row)
-    shown = []
+    tables = []
     for part in parts:
         table = Table(
             title=f"{METRICS['mae'].heading} (* best, ≈ tied)\n{METRICS['srcc'].heading} below", show_lines=True
@@ -141,8 +141,8 @@ def comparison_tables(comparison: "Comparison", width: int) -> list["Table"]:
             table.add_column(Text(row), justify="right", max_width=widths[row])
         for name, entries in comparison.entries.items():
             table.add_row(Text(name), *(_cell(entries[row]) for row in part))
-        shown.append(table)
-    return shown
+        tables.append(table)
+    return tables
 
 
 def overall_table(comparison: "Comparison") -> "Table":
@@ -177,6 +177,7 @@ def _cell(entry: "Entry | None") -> "Text":
 
     if entry is None:
         return Text("missing", style="red")
-    place = entry.standing
-    mark = "*" if place.best else "≈" if place.tied else " "
-    return Text.assemble((f"{show_number(place.mae)}{mark}", "bold" if place.tied else ""), f"\n{entry.srcc:.3f} ")
+    standing = entry.standing
+    mark = "*" if standing.best else "≈" if standing.tied else " "
+    mae = f"{show_number(standing.mae)}{mark}"
+    return Text.assemble((mae, "bold" if standing.tied else ""), f"\n{entry.srcc:.3f} ")

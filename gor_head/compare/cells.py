@@ -121,14 +121,14 @@ def cell_settings(cell: Cell, method: Method, data: str, *, settings: Mapping[st
 
 def taken(method: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that a method takes and does not fix itself."""
-    kept = {}
+    used = {}
     for name, value in settings.items():
         try:
             method.make(random_state=0, **{name: value})
         except TypeError:
             continue
-        kept[name] = value
-    return kept
+        used[name] = value
+    return used
 
 
 def _plain(value: Any) -> Any:

@@ -40,7 +40,7 @@ def comparison_figure(comparison: Comparison) -> "Figure":
         raise ValueError("comparison: no row has all its cells on any table; nothing to draw.")
     rows = sorted(means, key=lambda row: means[row])
     tables = list(comparison.entries)
-    offsets = [SPREAD * (2 * place / max(1, len(tables) - 1) - 1) for place in range(len(tables))]
+    offsets = [SPREAD * (2 * index / max(1, len(tables) - 1) - 1) for index in range(len(tables))]
 
     figure = Figure(figsize=(8, 1.4 + 0.42 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)

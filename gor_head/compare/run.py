@@ -129,7 +129,7 @@ def _share(methods: Sequence[Method], settings: Mapping[str, Any]) -> dict[str, 
     """What of the settings each method takes; a warning names those that do without."""
     shared = {method.name: taken(method, settings) for method in methods}
     for name in settings:
-        without = [method for method, kept in shared.items() if name not in kept]
+        without = [method for method, used in shared.items() if name not in used]
         if len(without) == len(methods):
             raise ValueError(f"settings: no method takes {name!r}; the methods are {', '.join(without)}.")
         if without:

@@ -111,15 +111,15 @@ def _table_entries(
         row: np.concatenate([np.abs(result.predictions[row] - result.truth) for result in of_row])
         for row, of_row in whole.items()
     }
-    places = standings(errors, samples)
-    best = min(place.mae for place in places.values())
-    ranks = rankdata([place.mae for place in places.values()])
-    for (row, place), rank in zip(places.items(), ranks, strict=True):
+    standing_of = standings(errors, samples)
+    best = min(standing.mae for standing in standing_of.values())
+    ranks = rankdata([standing.mae for standing in standing_of.values()])
+    for (row, standing), rank in zip(standing_of.items(), ranks, strict=True):
         of_row = whole[row]
         entries[row] = Entry(
-            standing=place,
+            standing=standing,
             srcc=float(np.mean([srcc(result.truth, result.predictions[row]) for result in of_row])),
-            relative=1.0 if place.best else place.mae / best if best else math.inf,
+            relative=1.0 if standing.best else standing.mae / best if best else math.inf,
             rank=float(rank),
             fit_seconds=float(np.mean([result.fit_seconds for result in of_row])),
             predict_seconds=float(np.mean([result.predict_seconds[row] for result in of_row])),

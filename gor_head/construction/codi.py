@@ -76,8 +76,8 @@ def recode(codes: Codes, units: Units, slack: Units, *, tokens: Units, removed: 
         return codes
     for part in (rows[:: len(rows) // PROBES + 1], rows):
         position = np.argmax(codes.tokens[part] == removed, axis=1)
-        kept = np.where(np.arange(codes.tokens.shape[1]) < position[:, None], codes.tokens[part], 0)
-        prefix = Codes(kept, position, units[part] - kept.sum(axis=1))
+        begun = np.where(np.arange(codes.tokens.shape[1]) < position[:, None], codes.tokens[part], 0)
+        prefix = Codes(begun, position, units[part] - begun.sum(axis=1))
         new = greedy_codes(units[part], slack[part], tokens, max_length=max_length, prefix=prefix)
         if (new.residual > slack[part]).any():
             return None

@@ -21,10 +21,10 @@ def interpolated_percentile(values: Units, counts: Units, q: float) -> int:
     """
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(counts[order])
-    place = q * (int(cumulative[-1]) - 1)
-    below = int(place)
+    rank = q * (int(cumulative[-1]) - 1)
+    below = int(rank)
     low, high = values[order][np.searchsorted(cumulative, [below, min(below + 1, cumulative[-1] - 1)], side="right")]
-    return int(low) + round((place - below) * int(high - low))
+    return int(low) + round((rank - below) * int(high - low))
 
 
 def strict_quantile_tokens(units: Units, counts: Units, *, q: float, tolerance: float) -> QuantileResult:

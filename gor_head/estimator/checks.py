@@ -64,9 +64,9 @@ def refuse_text(values: Any, name: str) -> None:
     except ValueError:  # rows of unequal length, which others refuse
         return
     if array.dtype.kind in "OSUT" and array.ndim:
-        for place, value in enumerate(np.asarray(values, dtype=object).flat):
+        for index, value in enumerate(np.asarray(values, dtype=object).flat):
             if isinstance(value, str | bytes):
-                row = place // (array.size // len(array))
+                row = index // (array.size // len(array))
                 raise ValueError(f"{name}: wanted numbers, got text in row {row}: {str(value)!r}.")
 
 

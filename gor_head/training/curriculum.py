@@ -60,7 +60,7 @@ class Curriculum(Strategy):
         """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]; while all inputs are true, one parallel
         pass."""
         truth = truth_probability(progress, self.schedule, self.floor)
-        own = torch.rand(codes.shape, device=codes.device) >= truth
-        if not bool(own.any()):
+        from_model = torch.rand(codes.shape, device=codes.device) >= truth
+        if not bool(from_model.any()):
             return [(1.0, model.log_probs(memory, codes))]
-        return [(1.0, mixed_pass(model, memory, codes, own=own))]
+        return [(1.0, mixed_pass(model, memory, codes, from_model=from_model))]

@@ -102,7 +102,7 @@ def preference_rows(
     longest = model.vocabulary.max_length + 1
     for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):
         batch = {name: column.to(model.device) for name, column in batch.items()}
-        labels, own = batch.pop("labels"), batch.pop("codes")
+        labels, label_codes = batch.pop("labels"), batch.pop("codes")
         weight = {"sample_weight": batch.pop("sample_weight")} if "sample_weight" in batch else {}
         memory = model.encoder(**batch)
         codes, scores = beam(model, memory, width)
@@ -112,8 +112,8 @@ def preference_rows(
         best, choice = errors.min(dim=1)
         chosen = codes[torch.arange(len(codes)), choice]
         if own_code:
-            chosen = F.pad(own, (0, longest - own.shape[1]), value=PAD)
-            best = (model.vocabulary.decode(own) - labels).abs()
+            chosen = F.pad(label_codes, (0, longest - label_codes.shape[1]), value=PAD)
+            best = (model.vocabulary.decode(label_codes) - labels).abs()
         worse = torch.isfinite(errors) & (errors > best[:, None] + gap)
         pick = scores.masked_fill(~worse, -torch.inf).argmax(dim=1)
         rejected = codes[torch.arange(len(codes)), pick]

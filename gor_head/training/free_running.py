@@ -8,7 +8,7 @@ from gor_head.training.base import Strategy
 from gor_head.vocabulary import SOS
 
 
-def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, own: Tensor) -> Tensor:
+def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, from_model: Tensor) -> Tensor:
     """Log-probabilities where some inputs are the model's own likeliest tokens instead of the true ones.
 
     The targets stay the true codes, and so do the tokens that count as legal; the model's own tokens are legal after
@@ -18,7 +18,7 @@ def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, own: Tensor) 
         model: The model.
         memory: `[B, L, D]`.
         codes: True codes, int64 `[B, T]`.
-        own: Which tokens are fed as the model chose them, bool `[B, T]`.
+        from_model: Which tokens are fed as the model chose them, bool `[B, T]`.
 
     Returns:
         `[B, T, V]`.
@@ -33,7 +33,7 @@ def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, own: Tensor) 
         steps.append(model.head(hidden[:, 0], legal[:, t]))
         with torch.no_grad():
             chosen = model.head(hidden[:, 0], model.intervals.legal_tokens(state)).argmax(dim=1)
-        fed = torch.where(own[:, t], chosen, codes[:, t])
+        fed = torch.where(from_model[:, t], chosen, codes[:, t])
         state = model.intervals.advance(state, fed)
     return torch.stack(steps, dim=1)
 
@@ -43,4 +43,4 @@ class FreeRunning(Strategy):
 
     def passes(self, model: CodeModel, memory: Tensor, codes: Tensor, *, progress: float) -> list[tuple[float, Tensor]]:
         """See [`Strategy.passes`][gor_head.training.base.Strategy.passes]."""
-        return [(1.0, mixed_pass(model, memory, codes, own=torch.ones_like(codes, dtype=torch.bool)))]
+        return [(1.0, mixed_pass(model, memory, codes, from_model=torch.ones_like(codes, dtype=torch.bool)))]

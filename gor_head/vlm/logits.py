@@ -80,9 +80,9 @@ class CodeMask:
         """Scores `[n, size]` with −inf for what may not follow, changed in place: a copy of a large vocabulary's scores
         takes several times as long as the mask. (`generate` with `output_logits` then returns masked logits.)"""
         inside, allowed = self(ids)
-        kept = scores[:, self.columns].masked_fill(~allowed, -torch.inf)
+        value_scores = scores[:, self.columns].masked_fill(~allowed, -torch.inf)
         scores[inside] = -torch.inf
-        scores[:, self.columns] = kept
+        scores[:, self.columns] = value_scores
         return scores
 
     def log_softmax(self, ids: Tensor, logits: Tensor) -> Tensor:

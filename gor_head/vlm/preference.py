@@ -32,28 +32,28 @@ class Candidate:
 
 
 def choose_pair(
-    candidates: Sequence[Candidate], gap: float = 0.0, own: Candidate | None = None
+    candidates: Sequence[Candidate], gap: float = 0.0, perfect: Candidate | None = None
 ) -> tuple[int, int] | None:
-    """Chosen and rejected among candidates in order of likelihood, as places in `[*candidates, own]`.
+    """Chosen and rejected among candidates in order of likelihood, as positions in `[*candidates, perfect]`.
 
-    Chosen is the least error, or `own` (the true answer) if it is given; rejected is the likeliest candidate whose
+    Chosen is the least error, or `perfect` (the true answer) if it is given; rejected is the likeliest candidate whose
     error is larger by more than `gap`. Of candidates that say the same the likeliest stands for all.
 
     Returns:
         None for a tie: no candidate is worse by more than the gap.
     """
     likeliest: dict[Any, int] = {}
-    for place, one in enumerate(candidates):
-        likeliest.setdefault(one.key, place)
+    for index, one in enumerate(candidates):
+        likeliest.setdefault(one.key, index)
     distinct = list(likeliest.values())
-    if own is not None:
-        chosen, least = len(candidates), own.error
+    if perfect is not None:
+        chosen, least = len(candidates), perfect.error
     else:
-        chosen = min(distinct, key=lambda place: candidates[place].error)
+        chosen = min(distinct, key=lambda index: candidates[index].error)
         least = candidates[chosen].error
     if math.isinf(least):
         return None
-    worse = [place for place in distinct if candidates[place].error > least + gap]
+    worse = [index for index in distinct if candidates[index].error > least + gap]
     return (chosen, worse[0]) if worse else None
 
 

@@ -28,9 +28,9 @@ def expected_numbers(logits: Tensor, labels: Tensor, tokens: ValueTokens) -> tup
     """
     columns = torch.tensor([tokens.close_id, *tokens.ids], device=logits.device)
     values = torch.from_numpy(tokens.vocabulary.values[EOS:]).to(logits.device)  # 0 for the end, then by id
-    place = torch.full((logits.shape[-1],), -1, dtype=torch.int64, device=logits.device)
-    place[columns] = torch.arange(len(columns), device=logits.device)
-    label = place[labels.clamp(min=0)].masked_fill(labels < 0, -1)
+    column_of = torch.full((logits.shape[-1],), -1, dtype=torch.int64, device=logits.device)
+    column_of[columns] = torch.arange(len(columns), device=logits.device)
+    label = column_of[labels.clamp(min=0)].masked_fill(labels < 0, -1)
     in_code = label >= 0
     # Codes are numbered by their ends: a step belongs to the code whose end is the next one.
     ends = (label == 0).flatten()

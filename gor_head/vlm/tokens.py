@@ -162,9 +162,9 @@ def _initialize(matrix: Tensor, tokenizer: Any, tokens: ValueTokens) -> None:
     spread = (values - values.mean()) / values.std(correction=0).clamp(min=1.0)
     direction = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix.device)
     names = token_names(tokens.vocabulary)
-    for name, place, token in zip(names, spread.tolist(), tokens.ids, strict=True):
+    for name, height, token in zip(names, spread.tolist(), tokens.ids, strict=True):
         digits = tokenizer(name[2:-1], add_special_tokens=False)["input_ids"]
-        matrix[token] = (matrix[digits].float().mean(dim=0) + 0.1 * place * scale * direction).to(matrix.dtype)
+        matrix[token] = (matrix[digits].float().mean(dim=0) + 0.1 * height * scale * direction).to(matrix.dtype)
     # A number begins where a digit would have, and ends where what follows a number would.
     for token, text in ((tokens.open_id, "0123456789"), (tokens.close_id, ",}")):
         like = tokenizer(text, add_special_tokens=False)["input_ids"]

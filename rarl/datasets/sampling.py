@@ -61,9 +61,9 @@ def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
     of the latter if there are any, its original and both values.
     """
     first: dict[str, int] = {}
-    kept = np.array([first.setdefault(source.content_hash(i), i) == i for i in indices.tolist()], dtype=bool)
-    if not kept.all():
-        copies = indices[~kept].tolist()
+    is_first = np.array([first.setdefault(source.content_hash(i), i) == i for i in indices.tolist()], dtype=bool)
+    if not is_first.all():
+        copies = indices[~is_first].tolist()
         odd = [i for i in copies if source.values[i] != source.values[first[source.content_hash(i)]]]
         copy = (odd or copies)[0]
         original = first[source.content_hash(copy)]
@@ -77,7 +77,7 @@ def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
             source.where(original),
             write_number(source.values[original]),
         )
-    return indices[kept]
+    return indices[is_first]
 
 
 def sample_groups(
@@ -239,17 +239,17 @@ def _deal(
         size = int(rng.choice(sizes, p=weights))
         group: list[int] = []
         while len(group) < size:
-            place = _first_fit(rule, pack, top, group, size - len(group))
-            if place is None:
+            slot = _first_fit(rule, pack, top, group, size - len(group))
+            if slot is None:
                 left = pack[top:]
                 others = np.ones(num_images, dtype=bool)
                 others[left] = False
                 pack = np.concatenate([left, rng.permutation(np.flatnonzero(others))])
                 top = 0
-                place = _first_fit(rule, pack, len(left), group, size - len(group))
-                assert place is not None, "a group that can be completed has a fitting image in a whole pack"
-            image = int(pack[place])
-            pack[top + 1 : place + 1] = pack[top:place].copy()
+                slot = _first_fit(rule, pack, len(left), group, size - len(group))
+                assert slot is not None, "a group that can be completed has a fitting image in a whole pack"
+            image = int(pack[slot])
+            pack[top + 1 : slot + 1] = pack[top:slot].copy()
             pack[top] = image
             top += 1
             group.append(image)

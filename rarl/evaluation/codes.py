@@ -47,7 +47,7 @@ def code_processors(
     from gor_head.vlm.logits import QuantileLogits, ValueTokenLogits
     from gor_head.vlm.tokens import ValueTokens
 
-    tokens = ValueTokens.of(processor, task.codes)
+    tokens = ValueTokens.of(processor, task.codi_vocabulary)
     if decode == "quantile":
         return lambda: LogitsProcessorList([QuantileLogits(tokens, level, number)])
     return lambda: LogitsProcessorList([ValueTokenLogits(tokens)])

@@ -88,12 +88,12 @@ def predict(
     )
     answer = parse_answer(text, len(images))
     if not answer.readable:
-        shown = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
+        excerpt = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
         raise ValueError(
-            f"The model gave no readable answer within {max_new_tokens} tokens, {answer.problem}: {shown!r}."
+            f"The model gave no readable answer within {max_new_tokens} tokens, {answer.problem}: {excerpt!r}."
         )
-    places = {image_id: place for place, (image_id, _) in enumerate(answer.items, start=1)}
-    ranks = [places.get(number) for number in range(1, len(images) + 1)]
-    found = [parse_answer(end, len(images)).values()[place // 2] for place, end in enumerate(end_texts)]
+    rank_of = {image_id: rank for rank, (image_id, _) in enumerate(answer.items, start=1)}
+    ranks = [rank_of.get(number) for number in range(1, len(images) + 1)]
+    found = [parse_answer(end, len(images)).values()[index // 2] for index, end in enumerate(end_texts)]
     intervals = list(zip(found[::2], found[1::2], strict=True)) or None
     return Prediction(text, answer.values(), ranks, intervals)

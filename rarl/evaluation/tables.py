@@ -18,8 +18,8 @@ CAPTION = "τN: Kendall's τ of N images; in brackets: unreadable answers score 
 
 def cell(metric: Metric, number: float | None, strict: float | None) -> str:
     """A value of a metric, its strict variant in brackets where failures made it differ."""
-    shown = metric.show(number)
-    return shown if strict is None or strict == number else f"{shown} ({metric.show(strict)})"
+    text = metric.show(number)
+    return text if strict is None or strict == number else f"{text} ({metric.show(strict)})"
 
 
 def report_table(reports: Mapping[str, Report], constant: Constant | None = None, title: str | None = None) -> Table:
@@ -72,10 +72,10 @@ def prediction_table(names: Sequence[str], prediction: Prediction, task: str) ->
     table.add_column("rank", justify="right")
     if prediction.intervals is not None:
         table.add_column("interval", justify="right")
-    for place, (name, value, rank) in enumerate(zip(names, prediction.values, prediction.ranks, strict=True)):
+    for index, (name, value, rank) in enumerate(zip(names, prediction.values, prediction.ranks, strict=True)):
         row: list[Text | str] = [Text(name), _number(value), _number(rank)]
         if prediction.intervals is not None:
-            row.append(" to ".join(map(_number, prediction.intervals[place])))
+            row.append(" to ".join(map(_number, prediction.intervals[index])))
         table.add_row(*row)
     return table
 

@@ -194,13 +194,13 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     path = flags.pop("config")
     config = read_config(path, types)
     whole = config | flags
-    own = flags if Path(path) == default_config else whole
+    given = flags if Path(path) == default_config else whole
     if flags.get("use_peft") is False:  # turns off what the file says of LoRA
-        own = {name: value for name, value in own.items() if name not in LORA or name in flags}
+        given = {name: value for name, value in given.items() if name not in LORA or name in flags}
     check_numbers(whole)
     check_words(whole, config_type)
     check_json(whole)
-    check_effects(own, whole, types)
+    check_effects(given, whole, types)
     try:
         training_args, arguments, model_args = (
             each(**{name: value for name, value in whole.items() if name in init_names(each)}) for each in types
@@ -210,7 +210,7 @@ def parse(config_type: type[TrainingArguments], default_config: Path) -> tuple[A
     if str(model_args.lora_target_modules).isidentifier() and model_args.lora_target_modules is not None:
         # TRL makes a text of a list of one, which PEFT takes for a regular expression of whole names.
         model_args.lora_target_modules = [str(model_args.lora_target_modules)]
-    arguments.given = own
+    arguments.given = given
     training_args.resume_from_checkpoint = resume_from(training_args)
     if PartialState().is_main_process:
         check_output_folder(str(training_args.output_dir), OUTPUT_FILES)

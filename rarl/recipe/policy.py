@@ -47,7 +47,7 @@ def load_processor(path: str, task: OrdinalTask, adapter: str | None = None) -> 
     needs it."""
     processor = models.load_processor(path, adapter, padding_side="left", truncation_side="left")
     if task.vocabulary is not None:
-        add_tokens(processor, task.codes)
+        add_tokens(processor, task.codi_vocabulary)
     return processor
 
 
@@ -83,7 +83,7 @@ def load_policy(
         model_args.lora_target_modules = language_lora_targets(model)  # type: ignore[assignment]  # a regular expression
     peft_config = get_peft_config(model_args)
     if task.vocabulary is not None:
-        tokens = attach(model, processor, task.codes)
+        tokens = attach(model, processor, task.codi_vocabulary)
         if peft_config is not None:
             peft_config.trainable_token_indices = tokens.lora_settings(model)["trainable_token_indices"]  # type: ignore[attr-defined]
     return model, peft_config
@@ -102,4 +102,4 @@ def rollout_tokens(arguments: RecipeArguments, processor: Any, task: OrdinalTask
             f"gor_constrained: task {task.name!r} writes digits; wanted an adapter of recipes/gor_sft.py, or "
             "gor_vocabulary."
         )
-    return ValueTokens.of(processor, task.codes)
+    return ValueTokens.of(processor, task.codi_vocabulary)

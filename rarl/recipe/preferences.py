@@ -42,7 +42,7 @@ def beam_answers(
     config = GenerationConfig.from_dict(settings)
     processors = LogitsProcessorList()
     if task.vocabulary is not None:
-        processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codes)))
+        processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codi_vocabulary)))
     inputs = batch_inputs(processor, rows).to(model.device)
     reset_rope_deltas(model)
     with torch.no_grad():
@@ -95,16 +95,16 @@ def build_preferences(
     console = Console(stderr=True)
     model.eval()
     for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
-        batch = [rows[place] for place in range(start, min(start + batch_size, len(rows)))]
-        for place, texts in enumerate(
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        for index, texts in enumerate(
             beam_answers(model, processor, batch, task=task, beams=beams, max_new_tokens=max_new_tokens), start
         ):
-            values = stored[place]["values"]
+            values = stored[index]["values"]
             candidates = [candidate(text, values) for text in texts]
-            own = candidate(build_completion(values, task), values) if own_answer else None
-            chosen = choose_pair(candidates, gap, own)
-            everything = candidates if own is None else [*candidates, own]
-            file.add(place, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
+            perfect = candidate(build_completion(values, task), values) if own_answer else None
+            chosen = choose_pair(candidates, gap, perfect)
+            everything = candidates if perfect is None else [*candidates, perfect]
+            file.add(index, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
     file.write_card(f"Preferences, task {task.name}")
     pairs = file.pairs()
     if not pairs:

@@ -35,12 +35,13 @@ def cut_groups(groups: Sequence[Group], lengths: Sequence[int], cost: float) -> 
         number, prompt = len(group.rows), len(group.prompt) - 1
         answer = sum(lengths[row] for row in group.rows) / number
 
-        def work(rows: int, number: int = number, prompt: int = prompt, answer: float = answer) -> float:
-            tokens = prompt + answer * number / rows
-            return rows * (tokens + cost * tokens**2)
+        def work(number_of_parts: int, number: int = number, prompt: int = prompt, answer: float = answer) -> float:
+            tokens = prompt + answer * number / number_of_parts
+            return number_of_parts * (tokens + cost * tokens**2)
 
-        rows = min(range(1, number + 1), key=work)
-        parts += [replace(group, rows=tuple(part.tolist())) for part in torch.tensor(group.rows).tensor_split(rows)]
+        number_of_parts = min(range(1, number + 1), key=work)
+        split = torch.tensor(group.rows).tensor_split(number_of_parts)
+        parts += [replace(group, rows=tuple(part.tolist())) for part in split]
     return parts
 
 

@@ -28,8 +28,8 @@ def visible(segment: torch.Tensor) -> MaskMod:
     """
 
     def mask_mod(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        own = segment[row, key]
-        return (query >= key) & ((own == 0) | (own == segment[row, query]))
+        key_segment = segment[row, key]
+        return (query >= key) & ((key_segment == 0) | (key_segment == segment[row, query]))
 
     return mask_mod
 
@@ -116,9 +116,9 @@ def _swap_in(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
 
 
 def _swap_back(module: Any, args: Any, output: Any) -> None:
-    own = module.__dict__.pop("own_attention", None)
-    if own is not None:
-        module.config._attn_implementation = own
+    attention = module.__dict__.pop("own_attention", None)
+    if attention is not None:
+        module.config._attn_implementation = attention
 
 
 def unsupported_flex(config: Any, device: torch.device) -> str | None:

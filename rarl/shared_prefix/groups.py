@@ -30,7 +30,7 @@ def find_groups(
     """
     ids = input_ids[:, :-completion_length].cpu()
     mask = attention_mask[:, :-completion_length].cpu().bool()
-    return same_prompts([row[kept].tolist() for row, kept in zip(ids, mask, strict=True)], images)
+    return same_prompts([row[is_token].tolist() for row, is_token in zip(ids, mask, strict=True)], images)
 
 
 def same_prompts(prompts: Sequence[Sequence[int]], images: Sequence[Images | None] | None = None) -> list[list[int]]:
@@ -43,11 +43,11 @@ def same_prompts(prompts: Sequence[Sequence[int]], images: Sequence[Images | Non
     groups: list[list[int]] = []
     by_key: dict[Any, list[list[int]]] = {}
     for row, ids in enumerate(prompts):
-        own = images[row] if images is not None else None
-        candidates = by_key.setdefault((tuple(ids), own is None), [])
+        row_images = images[row] if images is not None else None
+        candidates = by_key.setdefault((tuple(ids), row_images is None), [])
         for group in candidates:
             first = images[group[0]] if images is not None else None
-            if own is None or (first is not None and _same_images(own, first)):
+            if row_images is None or (first is not None and _same_images(row_images, first)):
                 group.append(row)
                 break
         else:
@@ -97,8 +97,8 @@ def _image_rows(fields: Mapping[str, Any], num_images: Sequence[int]) -> list[Im
 
 def join_images(images: Sequence[Images | None]) -> Images:
     """Inputs of the model for the images of some rows, in their order; empty without images."""
-    shown = [own for own in images if own is not None]
-    return {name: torch.cat([own[name] for own in shown]) for name in (shown[0] if shown else ())}
+    present = [row_images for row_images in images if row_images is not None]
+    return {name: torch.cat([row_images[name] for row_images in present]) for name in (present[0] if present else ())}
 
 
 def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -130,12 +130,12 @@ def sample_answers(
             cache = model.generate(**shared, generation_config=first, synced_gpus=False).past_key_values
         # Offsets of multimodal positions are state of the model, one for each row of the batch.
         offsets = getattr(base_model, "rope_deltas", None)
-        rows, kept = torch.arange(len(index), device=ids.device), index.to(ids.device)
-        ids, mask, done = ids[kept], mask[kept], 0
+        rows, going = torch.arange(len(index), device=ids.device), index.to(ids.device)
+        ids, mask, done = ids[going], mask[going], 0
         while True:
-            cache.batch_select_indices(kept)
+            cache.batch_select_indices(going)
             if offsets is not None:
-                offsets = base_model.rope_deltas = offsets[kept]
+                offsets = base_model.rope_deltas = offsets[going]
             start = ids.shape[1]
             ids = model.generate(
                 input_ids=ids,
@@ -152,11 +152,11 @@ def sample_answers(
             for row, tokens, length in zip(rows.tolist(), new.tolist(), lengths.tolist(), strict=True):
                 answers[row] += tokens[:length]
             done += new.shape[1]
-            kept = (~is_end.any(dim=1)).nonzero()[:, 0]
-            if done >= limit or not len(kept):
+            going = (~is_end.any(dim=1)).nonzero()[:, 0]
+            if done >= limit or not len(going):
                 return answers
-            rows, ids = rows[kept], ids[kept]
-            mask = torch.cat([mask[kept], mask.new_ones(len(kept), new.shape[1])], dim=1)
+            rows, ids = rows[going], ids[going]
+            mask = torch.cat([mask[going], mask.new_ones(len(going), new.shape[1])], dim=1)
     finally:
         if hasattr(base_model, "rope_deltas"):
             base_model.rope_deltas = None  # they are wrong for any batch to come

@@ -62,14 +62,14 @@ def answer_log_probs(
     groups = []
     for rows in find_groups(input_ids, attention_mask, completion_length, images=images):
         first = rows[0]
-        kept = prompt_mask[first]
-        prompt = input_ids[first, :-completion_length][kept]
-        types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][kept]
-        own = (images[first] if images is not None else None) or {}
-        if own and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
+        is_token = prompt_mask[first]
+        prompt = input_ids[first, :-completion_length][is_token]
+        types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][is_token]
+        prompt_images = (images[first] if images is not None else None) or {}
+        if prompt_images and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
             raise ValueError(NO_TEXT_LAST)
-        positions = prompt_positions(base_model, prompt, types, grid=own.get("image_grid_thw"))
-        seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][kept]
+        positions = prompt_positions(base_model, prompt, types, grid=prompt_images.get("image_grid_thw"))
+        seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][is_token]
         groups.append(Group(tuple(rows), prompt, positions, None if seen is None else image_blocks(seen)))
     lengths = completion_mask.sum(dim=1).tolist()
     calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
@@ -120,9 +120,9 @@ def masked_scores(
     scores = mask.log_softmax(contexts, logits.float())
     each = scores.gather(1, labels[:, None])[:, 0]
     if torch.isinf(each).any():
-        place = int(torch.isinf(each).nonzero()[0])
+        first = int(torch.isinf(each).nonzero()[0])
         raise ValueError(
-            f"Token {int(labels[place])} after {contexts[place].tolist()} is no legal value token; with value_tokens, "
+            f"Token {int(labels[first])} after {contexts[first].tolist()} is no legal value token; with value_tokens, "
             "answers and references want legal codes."
         )
     entropy = -(scores.exp() * scores.masked_fill(torch.isinf(scores), 0.0)).sum(dim=1)

@@ -17,47 +17,47 @@ def rows_with_images(dataset: Dataset) -> np.ndarray:
     Args:
         dataset: Rows with an `images` column (lists) or an `image` column, or neither.
     """
-    shown = np.zeros(len(dataset), dtype=bool)
+    has_images = np.zeros(len(dataset), dtype=bool)
     columns = [name for name in ("images", "image") if name in dataset.column_names]
     if not columns:
-        return shown
+        return has_images
     start = 0
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
         for name in columns:
             column = table[name]
             listed = name == "images" and not pa.types.is_null(column.type)  # the type of nothing but `None`
             filled = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if listed else None
-            shown[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
+            has_images[start : start + len(table)] |= np.asarray(column.is_valid() if filled is None else filled)
         start += len(table)
-    return shown
+    return has_images
 
 
-def first_mixed(order: Iterable[int], shown: np.ndarray, size: int) -> tuple[int, int] | None:
+def first_mixed(order: Iterable[int], has_images: np.ndarray, size: int) -> tuple[int, int] | None:
     """A row with images and one without that meet in a batch; `None` if none do.
 
     Args:
         order: Rows in the order in which they are read.
-        shown: Whether each row has images.
+        has_images: Whether each row has images.
         size: Rows of a batch of one process. Batches follow each other in `order`.
     """
     rows = iter(order)
     while batch := list(islice(rows, size)):
-        kinds = shown[batch]
+        kinds = has_images[batch]
         if kinds.any() and not kinds.all():
             return batch[int(kinds.argmax())], batch[int(kinds.argmin())]
     return None
 
 
 def _check(data: Any, order: Iterable[int], size: int, name: str, settings: str) -> None:
-    shown = rows_with_images(data)
-    if shown.all() or not shown.any():
+    has_images = rows_with_images(data)
+    if has_images.all() or not has_images.any():
         return
-    met = first_mixed(order, shown, size)
+    met = first_mixed(order, has_images, size)
     if met is not None:
         raise ValueError(
             f"{name}: row {met[0]} has images and row {met[1]} has none, and one batch of a process ({size} rows, "
-            f"{settings}) holds both ({int((~shown).sum())} of {len(shown)} rows are without); wanted batches of one "
-            "kind: train on the kinds separately, or sort the rows and set shuffle_dataset=False."
+            f"{settings}) holds both ({int((~has_images).sum())} of {len(has_images)} rows are without); wanted "
+            "batches of one kind: train on the kinds separately, or sort the rows and set shuffle_dataset=False."
         )
 
 

@@ -72,23 +72,25 @@ class RARLTrainer(SharedPrefixTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else RARLConfig("RARL")
-        own = args if isinstance(args, RARLConfig) else with_defaults(args)
-        why_not = _why_no_mutation(own, train_dataset, kwargs) if own.rmo else None
-        if why_not is not None and own is args:
+        settings = args if isinstance(args, RARLConfig) else with_defaults(args)
+        why_not = _why_no_mutation(settings, train_dataset, kwargs) if settings.rmo else None
+        if why_not is not None and settings is args:
             raise ValueError(f"RMO {why_not}; set rmo=False.")
         if why_not is not None:
             logger.warning(f"Responses are not mutated: RMO {why_not}.")
-            own.rmo = False
+            settings.rmo = False
         if train_dataset is not None:
-            _check_number(train_dataset, own)
-        super().__init__(model, reward_funcs, own, train_dataset, **kwargs)
+            _check_number(train_dataset, settings)
+        super().__init__(model, reward_funcs, settings, train_dataset, **kwargs)
         check_mixed(self)
-        if (period := generation_window(own)) > 1:
-            self.add_callback(SaveBetweenWindows(lambda: self._step % (period * own.gradient_accumulation_steps) > 0))
-        if own.suppress_vision_tokens and self._is_vlm:
+        if (period := generation_window(settings)) > 1:
+            self.add_callback(
+                SaveBetweenWindows(lambda: self._step % (period * settings.gradient_accumulation_steps) > 0)
+            )
+        if settings.suppress_vision_tokens and self._is_vlm:
             config = self.accelerator.unwrap_model(self.model).config
             self._suppress(vision_token_ids(self.processing_class, config))
-        self._mutation_settings = mutation_settings(own)
+        self._mutation_settings = mutation_settings(settings)
         self._mutation_inputs: list[dict[str, Any]] = []
         self._mutated = torch.empty(0, dtype=torch.bool)
         self._last_rewards = torch.empty(0)

@@ -176,12 +176,14 @@ class SharedPrefixTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         fields = dict(multimodal_fields)
-        num_images = None if images is None else [len(own or ()) for own in images]
+        num_images = None if images is None else [len(row_images or ()) for row_images in images]
         # Some processors give a list of tensors or arrays, one an image or tile, of one shape.
         of_images = {name: fields.pop(name, None) for name in IMAGE_FIELDS}
         of_images = {name: _tensor(field) for name, field in of_images.items() if field is not None}
-        shown = split_images(of_images | {"num_tiles": self._num_tiles(prompt_ids, of_images, num_images)}, num_images)
-        groups = same_prompts(prompt_ids, shown)
+        images_of = split_images(
+            of_images | {"num_tiles": self._num_tiles(prompt_ids, of_images, num_images)}, num_images
+        )
+        groups = same_prompts(prompt_ids, images_of)
         fields |= {"input_ids": prompt_ids, "attention_mask": [[1] * len(ids) for ids in prompt_ids]}
         prompts: dict[str, torch.Tensor] = {
             name: pad(
@@ -192,8 +194,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
             for name, rows in fields.items()
         }
-        if shown is not None:
-            prompts |= join_images([shown[group[0]] for group in groups])
+        if images_of is not None:
+            prompts |= join_images([images_of[group[0]] for group in groups])
         index = torch.empty(len(prompt_ids), dtype=torch.long)
         for number, group in enumerate(groups):
             index[group] = number

@@ -60,7 +60,7 @@ def test_adapter_is_evaluated_with_its_own_processor(trained: Path) -> None:
     model, processor = load_model("tiny", str(trained / "outputs/rarl_stage2"))
     task = trained_task(str(trained / "outputs/rarl_stage2"))
     assert task is not None
-    tokens = ValueTokens.of(processor, task.codes)
+    tokens = ValueTokens.of(processor, task.codi_vocabulary)
     assert max(tokens.all_ids) < model.get_input_embeddings().weight.shape[0]
     options = ["--size", "200", "--num-images", "1", "--num-prompts", "4"]
     options += ["--max-new-tokens", "128", "--output", "again.json"]

@@ -60,7 +60,7 @@ def test_schedules_fall_from_one_to_the_floor(schedule: Any, first: float, secon
 @pytest.mark.parametrize("kind", DECODER_KINDS)
 def test_a_pass_of_true_tokens_is_teacher_forcing(kind: str) -> None:
     model = tiny(COINS, kind)
-    stepwise = mixed_pass(model, MEMORY, CODES, own=torch.zeros_like(CODES, dtype=torch.bool))
+    stepwise = mixed_pass(model, MEMORY, CODES, from_model=torch.zeros_like(CODES, dtype=torch.bool))
     torch.testing.assert_close(stepwise, model.log_probs(MEMORY, CODES), rtol=0, atol=1e-9)
 
 
@@ -68,7 +68,7 @@ def test_a_pass_of_true_tokens_is_teacher_forcing(kind: str) -> None:
 def test_a_pass_of_own_tokens_follows_the_greedy_path(kind: str) -> None:
     model = tiny(COINS, kind, seed=4)
     with Calls(model.embedding) as fed:
-        log_probs = mixed_pass(model, MEMORY, CODES, own=torch.ones_like(CODES, dtype=torch.bool))
+        log_probs = mixed_pass(model, MEMORY, CODES, from_model=torch.ones_like(CODES, dtype=torch.bool))
     path = torch.nn.functional.pad(greedy(model, MEMORY), (0, CODES.shape[1]), value=PAD)[:, : CODES.shape[1]]
     assert len(set(map(tuple, path.tolist()))) > 1
     assert torch.equal(torch.cat(fed, dim=1), shift_right(path))
@@ -82,7 +82,7 @@ def test_a_pass_of_own_tokens_follows_the_greedy_path(kind: str) -> None:
 def test_a_mixed_pass_equals_a_naive_one(kind: str) -> None:
     model = tiny(COINS, kind, seed=5)
     own = torch.rand(CODES.shape, generator=torch.Generator().manual_seed(2)) < 0.5
-    found = mixed_pass(model, MEMORY, CODES, own=own)
+    found = mixed_pass(model, MEMORY, CODES, from_model=own)
     for row, code in enumerate(CODES.tolist()):
         fed: list[int] = []
         for t, token in enumerate(code):

@@ -137,4 +137,4 @@ def test_vocabulary_that_was_changed_is_refused() -> None:
     with pytest.raises(ValueError, match="Task 'age': vocabulary: hash .* it was changed"):
         replace(get_task("age"), vocabulary=content)
     with pytest.raises(ValueError, match="writes numbers in digits"):
-        _ = get_task("age").codes
+        _ = get_task("age").codi_vocabulary
