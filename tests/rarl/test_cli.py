@@ -22,6 +22,7 @@ from rarl.lora import language_lora_targets
 from rarl.models import load_model
 from rarl.task import TASKS, OrdinalTask, save_task
 from tests.outputs import call_with_encoding, unwritable
+from tests.paths import ROOT
 
 FIXED_ANSWER = '<answer>[{"image_id": 2, "value": 3}, {"image_id": 1, "value": 7}]</answer>'
 TRAIN_IMAGES = 8
@@ -318,3 +319,25 @@ def test_what_is_no_image_is_said_without_a_place_in_memory(tmp_path: Path) -> N
     (tmp_path / "no.png").write_text("no image")
     message = fails(2, "predict", tmp_path / "no.png", "--model", "tiny", "--task", "count")
     assert "no.png: wanted a readable image, got UnidentifiedImageError: cannot identify image file it" in message
+
+
+def test_recipes_are_listed_and_copied(tmp_path: Path) -> None:
+    listed = call("recipes", "list")
+    names = [line.partition(": ")[0] for line in listed.stdout.splitlines()]
+    assert listed.exit_code == 0 and names == sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    assert "gor_dpo: DPO on the policy's own beam candidates" in listed.stdout
+    assert call("recipes", "copy", "rarl_stage2", tmp_path / "mine").exit_code == 0
+    copied = {str(path.relative_to(tmp_path / "mine")) for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert {"rarl_stage2.py", "configs/rarl_stage2_tiny.yaml", "accelerate_configs/zero2.yaml"} <= copied
+    assert not any("stage1" in name for name in copied)
+    for name in copied:
+        source = ROOT / name if name.startswith("accelerate_configs") else ROOT / "recipes" / name
+        assert (tmp_path / "mine" / name).read_bytes() == source.read_bytes()
+
+
+def test_nothing_is_overwritten_by_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "sft.py").write_text("mine")
+    assert f"{tmp_path / 'sft.py'}: there already" in fails(2, "recipes", "copy", "sft", tmp_path)
+    assert (tmp_path / "sft.py").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    message = fails(2, "recipes", "copy", "sft.py", tmp_path)
+    assert "There is no recipe 'sft.py'; there are gor_dpo, gor_sft, levels_sft, rarl_stage1" in message
