@@ -59,12 +59,12 @@ def estimate(config: Any, weights: int, num_images: int, number: int, answer: in
     """Figures for LoRA in bf16 with checkpointing, and `num_images` of 32 x 32 patches, or 256 tokens, each.
 
     Args:
-        config: Of the model.
-        weights: Its parameters.
-        num_images: In the prompt.
+        config: The configuration of the model.
+        weights: Number of parameters of the model.
+        num_images: Number of images in the prompt.
         number: G.
         answer: Tokens of an answer.
-        memory: Of the GPU, in bytes.
+        memory: Memory of the GPU, in bytes.
     """
     prompt = 180 + (7 + 256) * num_images  # a built-in task's text is about as many of Qwen2.5-VL's own tokens
     grids = ((32, 32),) * num_images

@@ -27,8 +27,8 @@ class Layout:
     """What one pass of the model sees.
 
     Attributes:
-        rows, length: Of tokens; all rows have the same length.
-        grids: Of all images, of every row.
+        rows, length: Number of rows of tokens, and their length, which is the same for all.
+        grids: Grids of all images of every row.
         scored: Positions that go through the LM head.
         shared: Ours: attention gets a mask, `[rows, length, length]`, and a frozen vision tower has no gradients.
     """
@@ -178,10 +178,10 @@ def layouts(
     """`plain`, TRL's: `number` answers of `answer` tokens, each with the prompt and its images; and `shared`, ours.
 
     Args:
-        config: Of the model, which decides whether groups are cut; see
+        config: The configuration of the model, which decides whether groups are cut; see
             [`rarl.shared_prefix.cut_groups`][rarl.shared_prefix.calls.cut_groups].
         prompt: Tokens.
-        grids: Of the prompt's images.
+        grids: Grids of the prompt's images.
         number: G.
         answer: Tokens of each answer.
         score_all: The head projects every position, as it does without Triton, not only those with a label.

@@ -39,9 +39,9 @@ class RecurrentDecoder(Decoder):
 
     Args:
         memory_width: D of the memory.
-        width: Of tokens and hidden states.
+        width: Width of tokens and hidden states.
         layers: Recurrent layers.
-        heads, positions: Unused; decoders share one signature.
+        heads, positions: Not used; decoders share one signature.
         dropout: Between layers, and on the hidden states.
     """
 
@@ -149,11 +149,11 @@ class TransformerDecoder(Decoder):
 
     Args:
         memory_width: D of the memory.
-        width: Of tokens and hidden states; a multiple of `heads`.
+        width: Width of tokens and hidden states; a multiple of `heads`.
         layers: Layers (paper: 2).
         heads: Attention heads (paper: 4).
         dropout: After every part of a layer (paper: 0.1).
-        positions: Most tokens of a code, EOS counted.
+        positions: The largest number of tokens in a code, EOS counted.
     """
 
     def __init__(

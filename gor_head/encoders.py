@@ -83,7 +83,7 @@ class TorchvisionEncoder(ImageEncoder):
     """A torchvision model by name, its classifier taken off.
 
     Args:
-        name: As in `torchvision.models.list_models()`, for example `"resnet50"` or `"vit_b_16"`.
+        name: A name of `torchvision.models.list_models()`, for example `"resnet50"` or `"vit_b_16"`.
         weights: Name of pretrained weights, which are downloaded, or None for random ones.
     """
 
@@ -108,7 +108,7 @@ class ConvEncoder(ImageEncoder):
     """A small convolutional network to be trained from scratch; L is 1.
 
     Args:
-        channels: Of each stage; every stage halves the image.
+        channels: Number of channels of each stage; every stage halves the image.
         dropout: On the pooled features.
     """
 

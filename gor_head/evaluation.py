@@ -21,7 +21,7 @@ class Evaluation:
         metrics: Name of a metric (see [`get_metric`][gor_head.metrics.get_metric]) → its value, `None` where it is
             undefined.
         ranges: Errors by range of the true labels.
-        whole: The same for all rows as one range.
+        whole: Errors over all rows, as one range.
     """
 
     metrics: dict[str, float | None]

@@ -5,7 +5,7 @@ def not_installed(error: ModuleNotFoundError, extra: str) -> str:
     """What to say of a package that is not installed; a module of these packages that is missing is a defect.
 
     Args:
-        error: Of the import.
+        error: The error of the import.
         extra: Name of the extra of the distribution that brings it.
 
     Raises:

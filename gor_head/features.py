@@ -24,7 +24,7 @@ class TableFeatures:
 
     Args:
         names: Column names; positions for an array.
-        mean: Of each numeric column; None for a categorical one.
+        mean: Mean of each numeric column; None for a categorical one.
         scale: Standard deviation of each numeric column, 1 where it is 0; None for a categorical one.
         categories: Known categories of each categorical column, as text; None for a numeric one.
     """

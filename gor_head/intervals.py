@@ -50,7 +50,7 @@ class Intervals:
         tokens: Value of each id in units, 0 for PAD, SOS and EOS, int64 `[V + 3]`.
         above: The next larger token of each value token, 2**62 for the largest, int64 `[V + 3]`.
         tolerance: ε, 0 where codes end only when nothing fits.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
 
     Example:
 

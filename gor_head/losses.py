@@ -32,7 +32,7 @@ def expected_sum(log_probs: Tensor, codes: Tensor, values: Tensor) -> Tensor:
     """Sum over a code's steps of the expected token value, each under its given prefix, in label units, float64 `[B]`.
 
     Args:
-        log_probs: `[B, T, V]`.
+        log_probs: Log-probabilities of the next token, `[B, T, V]`.
         codes: The prefixes, `[B, T]`; steps at PAD count nothing.
         values: Value of each id, 0 for control tokens, float64 `[V]`.
     """

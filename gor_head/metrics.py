@@ -219,9 +219,9 @@ class RangeRow:
         count: Rows in the range.
         mae: Mean absolute error.
         truth_mean: Mean of the true labels.
-        truth_variance: Their variance (over n, not n − 1).
+        truth_variance: Variance of the true labels (over n, not n − 1).
         prediction_mean: Mean of the predictions.
-        prediction_variance: Their variance.
+        prediction_variance: Variance of the predictions.
     """
 
     low: float

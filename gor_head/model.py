@@ -69,9 +69,9 @@ class OrdinalModel(PreTrainedModel, ABC):
         """The model that `save_pretrained` wrote.
 
         Args:
-            directory: That directory.
+            directory: The directory that `save_pretrained` wrote.
             encoder: A module like the one the model was made with, if that was one's own; it gets the saved weights.
-            kwargs: Of `PreTrainedModel.from_pretrained`.
+            kwargs: Further arguments of `PreTrainedModel.from_pretrained`.
 
         Raises:
             ValueError: If config.json or the weights are missing or damaged, or of different models.
@@ -133,8 +133,8 @@ class GoRConfig(PretrainedConfig):
         vocabulary: `CoDiVocabulary.to_dict()`.
         encoder: `{"kind": "ffn" | "conv" | "torchvision", **arguments}`; None for a module of one's own.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
-        width: Of tokens and hidden states in the decoder.
-        layers, heads, dropout: Of the decoder (paper: 2, 4, 0.1).
+        width: Width of tokens and hidden states in the decoder.
+        layers, heads, dropout: Sizes and dropout of the decoder (paper: 2, 4, 0.1).
         strategy: Name in `gor_head.training.STRATEGIES`.
         nll_weight: Weight of the negative log-likelihood.
         huber_weight: λ of equation 7 (paper: 10). 0 leaves the Huber loss out.
@@ -258,7 +258,7 @@ class GoRModel(OrdinalModel):
         """Log-probabilities of the next token after each true prefix (teacher forcing).
 
         Args:
-            memory: `[B, L, D]`.
+            memory: The encoder's output, `[B, L, D]`.
             codes: Legal codes with EOS and PAD, int64 `[B, T]`.
 
         Returns:
@@ -315,7 +315,7 @@ class DirectConfig(PretrainedConfig):
     """Settings of a [`DirectModel`][gor_head.model.DirectModel].
 
     Args:
-        encoder: As in [`GoRConfig`][gor_head.model.GoRConfig].
+        encoder: Settings of the encoder, as in [`GoRConfig`][gor_head.model.GoRConfig].
         head: Name in `gor_head.heads.HEADS`.
         head_settings: What `Head.settings(labels)` gave for the training labels.
     """

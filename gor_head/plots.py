@@ -74,7 +74,7 @@ def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: An
         regressor: A fitted [`gor_head.GoRRegressor`][gor_head.estimator.gor.GoRRegressor].
         X: A few rows, as in `predict`.
         path: Image file to write; its folder must exist.
-        truth: Their labels, drawn as dashed lines.
+        truth: True labels of the rows, drawn as dashed lines.
     """
     refinement_figure(regressor, X, truth).savefig(path, dpi=120)
 

@@ -47,7 +47,7 @@ class CoDiVocabulary:
         resolution: Size of one unit, in units of the label.
         offset: Units subtracted from every label before it is encoded, a whole number.
         tolerance: ε, relative to the label (less the offset), 0 ≤ ε < 1. 0: codes end only when nothing fits.
-        max_length: Most value tokens of a code, EOS not counted.
+        max_length: The largest number of value tokens in a code, EOS not counted.
         statistics: What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] says about the fit.
         labels_hash: Hash of the labels of the fit, see
             [`CoDiVocabulary.check_labels`][gor_head.vocabulary.CoDiVocabulary.check_labels].
@@ -125,7 +125,7 @@ class CoDiVocabulary:
             q: Quantile of algorithm 2, 0 < q ≤ 1.
             tolerance: ε of both algorithms.
             beta: β, share of the initial tokens that pruning keeps at least, in 0..1. 1 means no pruning.
-            max_length: Most value tokens of a code, EOS not counted.
+            max_length: The largest number of value tokens in a code, EOS not counted.
             exact: Codes hit every training label exactly; `tolerance` is then 0.
             codi_update: `"static"` computes CoDi once (paper), `"recompute"` after each removal.
             resolution: Grid step. By default the coarsest power of ten that holds all labels exactly, or else 1e-4 of

@@ -63,7 +63,7 @@ class Answer:
         well_formed: Whether there is a non-empty list in which every item is valid and no image is repeated. Its length
             does not matter.
         problem: Why the answer is not well-formed, in words, `None` if it is.
-        reason: The same as a key of [`REASONS`][rarl.answer.REASONS].
+        reason: Why the answer is not well-formed, as a key of [`REASONS`][rarl.answer.REASONS].
         items: The valid items in the order in which they are listed; of a repeated image the first one.
         num_images: Number of images in the prompt.
     """

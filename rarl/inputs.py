@@ -76,7 +76,7 @@ def prompt_lengths(
         task: What is asked for.
         groups: Heights and widths of the images of each prompt.
         processor: Processor of a vision-language model.
-        trusted: See above.
+        trusted: Whether the estimate of the processor is taken as it is; see above.
     """
     count = image_counter(task, processor)
     made: dict[int, dict[tuple[tuple[int, int], ...], int]] = {}
@@ -104,7 +104,7 @@ def check_length(
         lengths: Tokens of each prompt, int [g].
         name: Number of a prompt → its files.
         max_position_embeddings: The model's context in tokens.
-        max_new_tokens: Most tokens of an answer.
+        max_new_tokens: The largest number of tokens in an answer.
 
     Raises:
         ValueError: Names the first such prompt, its files, its tokens and the limit, and counts the rest.

@@ -86,7 +86,7 @@ def expected_values(model: Any, processor: Any, images: Sequence[Any], *, levels
 
     Args:
         model: Trained on [`LevelRows`][rarl.levels.LevelRows], in evaluation mode.
-        processor: Its processor.
+        processor: The processor of the model.
         images: PIL images; each is a row for every word of one forward pass.
         levels: The words.
 
@@ -131,8 +131,8 @@ def evaluate_levels(
 
     Args:
         model: Trained on [`LevelRows`][rarl.levels.LevelRows].
-        processor: Its processor.
-        datasets: As for [`evaluate`][rarl.evaluation.protocol.evaluate].
+        processor: The processor of the model.
+        datasets: Test rows by number of images, as for [`evaluate`][rarl.evaluation.protocol.evaluate].
         levels: The words.
         batch_size: Images per forward pass, each a row for every word.
         constant: A constant prediction to compare with.

@@ -76,7 +76,7 @@ def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
     Args:
         path: Folder or Hub id of the model.
         adapter: Folder or Hub id of an adapter on top.
-        kwargs: Of `AutoProcessor.from_pretrained`.
+        kwargs: Further arguments of `AutoProcessor.from_pretrained`.
 
     Raises:
         ValueError: If the adapter has rows of value tokens that are not those of its task and its processor.

@@ -79,7 +79,7 @@ def learning_signal(rewards: np.ndarray, weights: Sequence[float], aggregation: 
 
     Args:
         rewards: NaN where a reward function does not apply.
-        weights: `[f]`.
+        weights: Weight of each reward function, `[f]`.
         aggregation: `"sum_then_normalize"`: the total rewards. `"normalize_then_sum"` (GDPO, arXiv:2601.05242): each
             reward less its mean over the group, over its standard deviation, and then the weighted sum, so that equal
             totals of unlike parts do teach something.
@@ -109,8 +109,8 @@ def choose_mutated(
     A pure function of its arguments, so every process decides alike, and a resumed run decides as before.
 
     Args:
-        rewards: `[g, f]`, NaN where a reward function does not apply.
-        weights: `[f]`, the trainer's reward weights.
+        rewards: Rewards of the group's responses, `[g, f]`, NaN where a reward function does not apply.
+        weights: The trainer's reward weights, `[f]`.
         settings: The operation's settings.
         step: Number of the generation batch in the run.
         group: Number of the group in the (global) generation batch.

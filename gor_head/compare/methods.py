@@ -13,7 +13,7 @@ class Method:
     """A way to predict numbers.
 
     Args:
-        name: As the command line calls it.
+        name: Name of the method on the command line.
         make: (random_state, **training settings) → an estimator that is not fitted.
         reads: Row of the table → arguments of `predict`: one training may be read in several ways.
     """

@@ -59,7 +59,7 @@ def run(
     Args:
         tables: Data, with different names.
         methods: What is compared, with different names and rows.
-        seeds: Seeds.
+        seeds: Seeds of the splits and of the trainings.
         folder: Output folder; made if absent.
         settings: Keyword arguments of `Method.make`; a method that does not take one is trained without it, which is
             warned of.

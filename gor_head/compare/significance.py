@@ -22,7 +22,7 @@ class Standing:
 
     Attributes:
         mae: Mean absolute error, in units of the label.
-        p_value: Of the difference from the best method, corrected after Holm; 1 for the best method itself.
+        p_value: P-value of the difference from the best method, corrected after Holm; 1 for the best method itself.
         best: It has the lowest MAE (methods that share it are all best).
         tied: It is best, or its MAE is within 1 % of the best, or `p_value` is at least 0.05.
     """

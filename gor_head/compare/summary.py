@@ -88,7 +88,7 @@ def summarize(
         results: Cells that were measured.
         tables: Names of tables.
         methods: Methods.
-        seeds: Seeds.
+        seeds: Seeds of the splits and of the trainings.
     """
     entries = {table: _table_entries(results, table, methods, seeds) for table in tables}
     rows = [row for method in methods for row in method.reads]

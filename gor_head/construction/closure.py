@@ -34,7 +34,7 @@ def close(tokens: Units, units: Units, slack: Units, *, max_length: int) -> Unit
         tokens: Token values in units, ascending, `[v]`.
         units: Distinct labels, ascending, `[d]`.
         slack: Residual at which each code may stop, `[d]`.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
 
     Returns:
         The tokens and those added, ascending.

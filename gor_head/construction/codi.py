@@ -69,7 +69,7 @@ def recode(codes: Codes, units: Units, slack: Units, *, tokens: Units, removed: 
         slack: Residual at which each code may stop, `[d]`.
         tokens: Tokens that stay, ascending.
         removed: Value of the token that goes.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
     """
     rows = np.flatnonzero((codes.tokens == removed).any(axis=1))
     if not rows.size:
@@ -104,10 +104,10 @@ def prune(
     Args:
         tokens: Initial vocabulary, ascending, in units; covers every label. `[W]`.
         units: Distinct labels, ascending, `[d]`.
-        counts: How often each occurs, `[d]`.
+        counts: How often each of the distinct labels occurs, `[d]`.
         slack: Residual at which each code may stop, `[d]`.
         beta: Share of the initial vocabulary that is kept at least.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
         update: `"static"` computes CoDi once (paper), `"recompute"` after each removal. Ties remove the larger value.
 
     Returns:

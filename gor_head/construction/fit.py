@@ -32,7 +32,7 @@ class Fit:
     Attributes:
         tokens: Token values in units, ascending, `[V]`.
         grid: Conversion between labels and units.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
         statistics: What was counted on the way.
         labels_hash: Hash of the labels on the grid.
     """
@@ -49,9 +49,9 @@ class GridLabels:
     """Training labels on a grid.
 
     Attributes:
-        grid: Its offset is what all units below are above.
+        grid: The grid, whose offset all units below are counted from.
         units: Distinct labels, ascending, `[d]`.
-        counts: How often each occurs, `[d]`.
+        counts: How often each of the distinct labels occurs, `[d]`.
         number: Labels in all.
     """
 
@@ -147,7 +147,7 @@ def labels_on_grid(
     """Labels as whole numbers of units, distinct and counted.
 
     Args:
-        labels: As they came, `[n]`.
+        labels: The labels as they came, `[n]`.
         tolerance: ε; a resolution that moves labels by more is warned of.
         resolution: Grid step; the default one if `None`.
         from_smallest: Whether units are counted from the smallest label.

@@ -38,7 +38,7 @@ def greedy_codes(units: Units, slack: Units, tokens: Units, *, max_length: int, 
         units: Labels, ≥ 0, `[n]`.
         slack: Residual at which each code may stop, `[n]`.
         tokens: Token values, > 0, ascending, `[v]`.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
         prefix: Begun codes to go on from; not changed.
 
     Returns:

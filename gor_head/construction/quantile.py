@@ -36,7 +36,7 @@ def order_statistic(values: Units, counts: Units, q: float) -> int:
 
     Args:
         values: Distinct values, ascending, `[d]`.
-        counts: How often each occurs, `[d]`.
+        counts: How often each of the distinct labels occurs, `[d]`.
         q: Share in 0..1.
     """
     cumulative = np.cumsum(counts)
@@ -58,11 +58,11 @@ def quantile_tokens(
 
     Args:
         units: Distinct labels, ascending, `[d]`.
-        counts: How often each occurs, `[d]`.
+        counts: How often each of the distinct labels occurs, `[d]`.
         slack: Residual at which each code may stop, `[d]`.
         q: Quantile in 0..1.
         tolerance: ε.
-        max_length: Most value tokens of a code.
+        max_length: The largest number of value tokens in a code.
     """
     largest = int(units[-1])
     residual, count, label = units, counts, units

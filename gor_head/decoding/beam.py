@@ -14,8 +14,8 @@ def beam(model: CodeModel, memory: Tensor, width: int = 4) -> tuple[Tensor, Tens
     """The codes that survive a beam search, likeliest first.
 
     Args:
-        model: In evaluation mode.
-        memory: `[B, L, D]`.
+        model: A model in evaluation mode.
+        memory: The encoder's output, `[B, L, D]`.
         width: Codes kept per row, k ≥ 1.
 
     Returns:

@@ -16,10 +16,10 @@ def mean(
     """Expected number of each row, and its standard error.
 
     Args:
-        model: In evaluation mode.
-        memory: `[B, L, D]`.
+        model: A model in evaluation mode.
+        memory: The encoder's output, `[B, L, D]`.
         samples: Codes drawn per row for vocabularies of more than 4 096 codes.
-        generator: For these draws.
+        generator: Source of the draws.
 
     Returns:
         Means and standard errors, float64 `[B]`; the errors are 0 where all codes were enumerated.

@@ -23,7 +23,7 @@ class Posterior:
 
     Args:
         codes: Token ids, `[C, T]`, by ascending number.
-        values: Their numbers, float64, `[C]`.
+        values: Numbers of the codes, float64, `[C]`.
         log_probs: log P(code) of each row, `[B, C]`.
     """
 

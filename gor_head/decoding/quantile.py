@@ -20,8 +20,8 @@ def quantile(model: CodeModel, memory: Tensor, levels: Tensor) -> Tensor:
     """Codes of quantiles: the least number whose cumulative probability reaches the level.
 
     Args:
-        model: In evaluation mode.
-        memory: `[B, L, D]`.
+        model: A model in evaluation mode.
+        memory: The encoder's output, `[B, L, D]`.
         levels: Levels in 0..1, `[Q]`; 0.5 is the median.
 
     Returns:
@@ -46,8 +46,8 @@ def descend(probabilities: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """One step of the descent.
 
     Args:
-        probabilities: Of the next token, by ascending id, float64 `[n, V]`.
-        levels: `[n]`.
+        probabilities: Probabilities of the next token, by ascending id, float64 `[n, V]`.
+        levels: Level of each row inside what is left, `[n]`.
 
     Returns:
         Token whose part holds each level, and the level inside that part, both `[n]`.

@@ -18,8 +18,8 @@ def walk(model: CodeModel, memory: Tensor, choose: Choose) -> Tensor:
     """Codes of B rows; a row that has ended leaves the batch.
 
     Args:
-        model: In evaluation mode.
-        memory: `[B, L, D]`.
+        model: A model in evaluation mode.
+        memory: The encoder's output, `[B, L, D]`.
         choose: Picks the next tokens.
 
     Returns:

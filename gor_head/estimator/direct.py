@@ -21,7 +21,7 @@ class DirectRegressor(OrdinalRegressor):
     Args:
         head: Name in `gor_head.heads.HEADS`.
         encoder, dropout, learning_rate, batch_size, max_steps, eval_steps, patience, validation_fraction,
-        predict_batch_size, output_dir, random_state, verbose: As in
+        predict_batch_size, output_dir, random_state, verbose: The arguments of the same names of
             [`GoRRegressor`][gor_head.estimator.gor.GoRRegressor].
 
     Attributes:

@@ -47,7 +47,7 @@ class GoRRegressor(OrdinalRegressor):
             labels: `{"beta": 0.7, "offset": "min"}`.
         encoder: Arguments of the encoder, with its `kind` in `gor_head.encoders.ENCODERS`; None is an FFN for tables.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
-        width, layers, heads, dropout: Of the decoder; dropout of the FFN too.
+        width, layers, heads, dropout: Sizes and dropout of the decoder; the dropout is the FFN's, too.
         strategy: Name in `gor_head.training.STRATEGIES`; `"paper"` is curriculum and n-gram, two to three times slower.
         finetune: `"dpo"` (preferences among beam candidates) or `"grpo"` (reward −|ŷ−y|) after training, or None. It
             is undone if it does not lower the validation MAE.
@@ -58,12 +58,12 @@ class GoRRegressor(OrdinalRegressor):
             [`gor_head.model.GoRConfig`][gor_head.model.GoRConfig]. `huber_scale="std"` counts its errors in standard
             deviations of the training labels. The paper has λ 10 in label units, which drowns the likelihood where
             labels are large, and with it the quantiles.
-        learning_rate: Of Adam (paper: 5e-4).
+        learning_rate: Learning rate of Adam (paper: 5e-4).
         batch_size: Rows per step, at most the training rows (paper: 1024 for tables).
-        max_steps: Most optimiser steps.
+        max_steps: The largest number of optimiser steps.
         eval_steps: Steps between looks at the validation rows; None: an epoch, or 25 if that is more.
         patience: Looks without a lower validation MAE before training ends.
-        validation_fraction: Of the rows, held out for early stopping when there are 10 or more; 0 for none.
+        validation_fraction: Share of the rows that is held out for early stopping if there are 10 or more; 0 for none.
         predict_batch_size: Rows decoded together.
         output_dir: Where checkpoints stay; None: nowhere.
         random_state: Seed, generator or None; the global random state is left as it was.
@@ -155,7 +155,7 @@ class GoRRegressor(OrdinalRegressor):
         """Numbers for rows of X, `[n]`.
 
         Args:
-            X: As in `fit`.
+            X: Features, as in `fit`.
             decode: Instead of the estimator's own `decode`.
         """
         check_is_fitted(self, "model_")

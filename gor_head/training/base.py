@@ -16,7 +16,7 @@ class Strategy(ABC):
 
         Args:
             model: The model.
-            memory: `[B, L, D]`.
+            memory: The encoder's output, `[B, L, D]`.
             codes: True codes, int64 `[B, T]`.
             progress: Share of the training done, in 0..1.
 

@@ -46,12 +46,12 @@ class DPO:
 
         Args:
             model: The policy.
-            memory: `[B, L, D]`.
+            memory: The encoder's output, `[B, L, D]`.
             codes: Chosen codes, `[B, T]`.
             rejected: Rejected codes, `[B, U]`.
             reference_margin: log π₀(chosen) − log π₀(rejected), `[B]`.
-            labels: Unused; preferences stand for them.
-            progress: Unused.
+            labels: Labels, which are not used; preferences stand for them.
+            progress: Share of the training done, which is not used.
         """
         margin = model.code_log_probs(memory, codes) - model.code_log_probs(memory, rejected)
         return -F.logsigmoid(self.beta * (margin - reference_margin))
@@ -87,7 +87,7 @@ def preference_rows(
         model: A trained model, in evaluation mode; it is π₀ of [`DPO`][gor_head.training.dpo.DPO].
         rows: Training rows with `labels` and `codes`.
         width: Beams.
-        gap: In label units, ≥ 0.
+        gap: Least difference of two errors that counts, in label units, ≥ 0.
         own_code: Whether the label's own code is the chosen one, be it among the candidates or not.
         batch_size: Rows decoded together.
 

@@ -16,7 +16,7 @@ def mixed_pass(model: CodeModel, memory: Tensor, codes: Tensor, *, from_model: T
 
     Args:
         model: The model.
-        memory: `[B, L, D]`.
+        memory: The encoder's output, `[B, L, D]`.
         codes: True codes, int64 `[B, T]`.
         from_model: Which tokens are fed as the model chose them, bool `[B, T]`.
 

@@ -26,8 +26,8 @@ class OrdinalTrainer(Trainer):
 
     Args:
         read: (model, memory `[B, L, D]`) → numbers `[B]`: how evaluation reads a prediction.
-        kwargs: Of `transformers.Trainer`; the data are [`gor_head.training.data.Rows`][gor_head.training.data.Rows],
-            whose columns are all used, whatever `args.remove_unused_columns` says.
+        kwargs: Further arguments of `transformers.Trainer`; the data are [`Rows`][gor_head.training.data.Rows], whose
+            columns are all used, whatever `args.remove_unused_columns` says.
     """
 
     def __init__(self, *args: Any, read: Callable[[Any, Tensor], Tensor], **kwargs: Any) -> None:

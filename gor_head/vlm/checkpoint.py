@@ -21,10 +21,10 @@ def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, *, d
     """Write a model (or its adapter, if peft has wrapped it), its processor and `vocabulary.json` into a directory.
 
     Args:
-        model: With value tokens; see [`attach`][gor_head.vlm.tokens.attach].
-        processor: Its processor or tokenizer.
-        vocabulary: Whose tokens they are.
-        directory: Made if absent.
+        model: A model with value tokens; see [`attach`][gor_head.vlm.tokens.attach].
+        processor: The processor or tokenizer of the model.
+        vocabulary: The vocabulary whose tokens the model has.
+        directory: The directory, which is made if it is absent.
 
     Raises:
         ValueError: If the processor lacks the tokens of the vocabulary.
@@ -54,9 +54,9 @@ def push_to_hub(
     [`load`][gor_head.vlm.checkpoint.load].
 
     Args:
-        model: As for `save_pretrained`.
-        processor: As for `save_pretrained`.
-        vocabulary: As for `save_pretrained`.
+        model: A model with value tokens, as for `save_pretrained`.
+        processor: The processor of the model, as for `save_pretrained`.
+        vocabulary: The vocabulary of the model, as for `save_pretrained`.
         repo_id: `user/name` on the Hub.
         private: Whether a new repository is private; an existing one stays as it is.
         commit_message: First line of the commit.
@@ -96,7 +96,7 @@ def load(folder_or_id: str | Path, base_model: str | None = None, **kwargs: Any)
     Args:
         folder_or_id: Folder or Hub id.
         base_model: Folder or Hub id of the base model; by default the one that the adapter names.
-        kwargs: Of the model's `from_pretrained`, such as `dtype`.
+        kwargs: Further arguments of the model's `from_pretrained`, such as `dtype`.
 
     Returns:
         The model in evaluation mode (a `PeftModel` for an adapter), its processor, and its value tokens.
@@ -133,7 +133,7 @@ def add_adapter(model: Any, processor: Any, adapter: str | Path, **kwargs: Any) 
         processor: The processor (or tokenizer) that was saved with the adapter, or the model's own for an adapter
             without value tokens.
         adapter: Folder or Hub id.
-        kwargs: Of `PeftModel.from_pretrained`, such as `is_trainable`.
+        kwargs: Further arguments of `PeftModel.from_pretrained`, such as `is_trainable`.
     """
     grow(model, len(getattr(processor, "tokenizer", processor)))
     return PeftModel.from_pretrained(model, str(adapter), **kwargs)

@@ -96,7 +96,7 @@ class CodeMask:
         """As many ids before each of the last `length` tokens as the mask looks at, `[n, length, w]`.
 
         Args:
-            ids: `[n, t]`, t at least `length` + 1.
+            ids: Token ids, `[n, t]`, t at least `length` + 1.
         """
         width = self.intervals.max_length + 1
         end = self.columns[0].expand(len(ids), width)  # before the first token: a code that has ended
@@ -136,7 +136,7 @@ class QuantileLogits(ValueTokenLogits):
 
     Args:
         tokens: Value tokens of the model.
-        level: In 0..1; 0.5 is the median.
+        level: Level of the quantile in 0..1; 0.5 is the median.
         number: Which number of a row's text has this level, from 0; the others are medians. None: all of them.
     """
 

@@ -87,7 +87,7 @@ class PreferenceFile:
     """Pairs in a folder, one line per row of the prompts; a later run goes on after the last line.
 
     Args:
-        folder: Made if absent.
+        folder: The folder, which is made if it is absent.
         settings: All that the pairs depend on, as plain JSON: model, prompts, beams, gap.
 
     Raises:

@@ -51,7 +51,7 @@ class GoRSFTTrainer(SFTTrainer):
         huber_weight: λ; 0 is plain SFT. The likelihood is a mean over all tokens, most of them text, so that a λ of 1
             would drown it.
         huber_scale: Unit of the error in label units, for example the standard deviation of the labels.
-        kwargs: Of `SFTTrainer`.
+        kwargs: Further arguments of `SFTTrainer`.
 
     Raises:
         ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.

@@ -127,7 +127,7 @@ def attach(model: Any, processor: Any, vocabulary: CoDiVocabulary) -> ValueToken
 
     Args:
         model: A causal or image-text model of transformers.
-        processor: Its processor or tokenizer; it may have the tokens already, by
+        processor: The processor or tokenizer of the model; it may have the tokens already, by
             [`add_tokens`][gor_head.vlm.tokens.add_tokens].
         vocabulary: Without an offset.
 

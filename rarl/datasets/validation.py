@@ -25,7 +25,7 @@ def check_groups(
         groups: Image indices of each prompt, such as the first of a stream.
         processor: Processor of the model.
         max_position_embeddings: The model's context in tokens, `model.config.text_config.max_position_embeddings`.
-        max_completion_length: Most tokens that will be generated or are given as completion.
+        max_completion_length: The largest number of tokens that will be generated or are given as completion.
 
     Raises:
         ValueError: Names the first such row, its files, its tokens and the limit, and counts the rest.

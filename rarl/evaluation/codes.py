@@ -27,11 +27,11 @@ def code_processors(
     """Makes the logits processors of one `generate` call for a task.
 
     Args:
-        processor: Of the model.
+        processor: The processor of the model.
         task: Without a vocabulary nothing is processed; with one, codes are legal.
         decode: `"greedy"`, the likeliest legal token; `"quantile"`, a quantile of the model's distribution at each
             number.
-        level: Of the quantile; the median by default.
+        level: Level of the quantile in 0..1; the median by default.
         number: Which number of an answer has this level, from 0, the others being medians; None: all of them.
 
     Raises:

@@ -85,7 +85,7 @@ def generate_answers(
 
     Args:
         model: Vision-language model or `PeftModel`; run in evaluation mode, and its mode is restored.
-        processor: Its processor.
+        processor: The processor of the model.
         rows: Sequence of rows (a list or a `datasets.Dataset`) with the columns `prompt` and `images`. Rows are read
             twice, so that no more than a batch of images is held at a time.
         batch_size: Prompts per batch, at least 1.

@@ -176,7 +176,7 @@ def evaluate(
 
     Args:
         model: Vision-language model or `PeftModel`.
-        processor: Its processor.
+        processor: The processor of the model.
         datasets: Number of images → `datasets.Dataset` of rows (`prompt`, `images`, `values`) with that many images.
         task: The task, or its name.
         batch_size: Prompts per batch.

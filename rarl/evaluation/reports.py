@@ -38,7 +38,7 @@ class Constant:
 
     Attributes:
         value: The prediction.
-        mae: Its mean absolute error over the one-image prompts, `None` of no prompts.
+        mae: Mean absolute error of the prediction over the one-image prompts, `None` of no prompts.
     """
 
     value: float
@@ -66,7 +66,7 @@ class IntervalScores:
     Attributes:
         interval: Share of the distribution that they are meant to hold.
         coverage: Share of intervals that hold the true value, `None` of none.
-        width: Their mean width in units of the label, `None` of none.
+        width: Mean width of the intervals in units of the label, `None` of none.
         unreadable: Number of prompts that are left out, as an end cannot be read.
     """
 
@@ -111,7 +111,7 @@ class Report:
         task: Name of the task.
         readable: Metrics over the readable answers; in JSON they stand at the top.
         failure_rate: Share of unreadable answers over all prompts, `None` of no prompts.
-        strict: The same metrics over all answers, an unreadable one scoring the worst value there is (`tau` −1).
+        strict: Metrics over all answers, an unreadable one scoring the worst value there is (`tau` −1).
         num_prompts: Number of images → number of prompts.
         failures: Number of images → number of unreadable answers.
         reasons: Why answers are not well-formed, by the number of images: reason (see

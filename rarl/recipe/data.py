@@ -85,7 +85,7 @@ def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequ
     """The task with the vocabulary of `gor_vocabulary`, which is that of the adapter if there is one.
 
     Args:
-        arguments: Their `gor_vocabulary` and `adapter`.
+        arguments: The run's arguments, of which `gor_vocabulary` and `adapter` are read.
         task: The task.
         labels: Training labels; `"fit"` chooses the tokens from these.
 
@@ -116,9 +116,9 @@ def check_lengths(
     """Refuse prompts that do not fit the context of the model at `path` beside the longest completion.
 
     Args:
-        data: Its training rows are checked, and its test rows: they may have more images.
+        data: The data of the run; test rows are checked, too, since they may have more images.
         path: The base model.
-        processor: Its processor.
+        processor: The processor of the model.
         max_completion_length: Tokens of a completion in training.
         eval_max_new_tokens: Tokens of a test answer.
 

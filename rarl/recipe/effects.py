@@ -82,7 +82,7 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
 
     Args:
         given: What the user gives, in flags and in a configuration of their own.
-        all_given: The same over the recipe's own configuration.
+        all_given: What the user gives, over the recipe's own configuration.
         types: Dataclasses that the arguments belong to, the trainer's first.
 
     Raises:

@@ -24,7 +24,7 @@ def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
     tiny model.
 
     Args:
-        arguments: Their `adapter` goes first.
+        arguments: The run's arguments, whose `adapter` goes first.
         path: The base model, as [`resolve_model`][rarl.models.resolve_model] gives it.
 
     Raises:

@@ -70,9 +70,9 @@ def build_preferences(
 
     Args:
         model: The policy; run in evaluation mode.
-        processor: Its processor.
+        processor: The processor of the model.
         rows: Training rows of [`make_dataset`][rarl.datasets.prompts.make_dataset].
-        source: Their images.
+        source: The images of the rows.
         folder: Where the pairs and their card are kept.
         settings: What else the pairs depend on, such as the adapter; said in the card.
         beams: Candidates per prompt.

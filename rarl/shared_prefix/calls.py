@@ -25,10 +25,10 @@ def cut_groups(groups: Sequence[Group], lengths: Sequence[int], cost: float) -> 
     long answers to a short prompt are cheaper in rows of a few, each with the prompt again.
 
     Args:
-        groups: Of one micro-batch.
+        groups: The groups of one micro-batch.
         lengths: Tokens of each answer of the micro-batch, indexed by `Group.rows`.
-        cost: Of a pair beside a token; see [`attention_cost`][rarl.shared_prefix.calls.attention_cost]. 0 leaves groups
-            whole.
+        cost: Work of a pair of tokens beside that of a token; see
+            [`attention_cost`][rarl.shared_prefix.calls.attention_cost]. 0 leaves groups whole.
     """
     parts = []
     for group in groups:
@@ -52,9 +52,9 @@ def plan_calls(groups: Sequence[Group], lengths: Sequence[int], budget: int | No
     into part-groups, each with the prompt again; a single answer over it goes alone.
 
     Args:
-        groups: Of one micro-batch.
+        groups: The groups of one micro-batch.
         lengths: Tokens of each answer of the micro-batch, indexed by `Group.rows`.
-        budget: Most tokens of a call, padding included; `None` puts all groups into one.
+        budget: The largest number of tokens in a call, padding included; `None` puts all groups into one.
     """
     if budget is None:
         return [list(groups)]

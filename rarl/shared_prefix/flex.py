@@ -60,10 +60,11 @@ def packed_attention(
 
     Args:
         module: The attention layer, unused.
-        query: `[g, heads, l, d]`.
-        key, value: `[g, key-value heads, l, d]`; a divisor of `heads`, as grouped-query attention has it.
-        attention_mask: See [`block_mask`][rarl.shared_prefix.flex.block_mask].
-        scaling: Of `q·k`; `1/√d` if `None`.
+        query: Queries of all heads, `[g, heads, l, d]`.
+        key, value: Keys and values, `[g, key-value heads, l, d]`; their number is a divisor of `heads`, as
+            grouped-query attention has it.
+        attention_mask: The mask of packed rows; see [`block_mask`][rarl.shared_prefix.flex.block_mask].
+        scaling: Factor of `q·k`; `1/√d` if `None`.
         dropout: Must be 0.
 
     Returns:
@@ -99,7 +100,7 @@ def take_block_masks(model: Any) -> None:
     layers again in the backward pass. Between calls the configuration names the model's own attention.
 
     Args:
-        model: With `get_decoder`: a model of transformers with or without images, not wrapped.
+        model: A model of transformers that has `get_decoder`, with or without images, not wrapped.
     """
     for layer in model.get_decoder().layers:
         attention = layer.self_attn
@@ -125,7 +126,7 @@ def unsupported_flex(config: Any, device: torch.device) -> str | None:
     """Why a model cannot be trained with FlexAttention, in a few words; `None` if it can.
 
     Args:
-        config: Of the model.
+        config: The configuration of the model.
         device: Where it is trained.
     """
     if device.type != "cuda":

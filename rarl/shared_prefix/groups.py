@@ -25,7 +25,7 @@ def find_groups(
     Args:
         input_ids: Prompts (padded on the left) and answers (padded on the right), `[b, p + r]`.
         attention_mask: 1 for tokens, 0 for padding, `[b, p + r]`.
-        completion_length: r.
+        completion_length: Width r of the answers.
         images: For each row its images, or `None`.
     """
     ids = input_ids[:, :-completion_length].cpu()
@@ -67,7 +67,7 @@ def split_images(fields: Mapping[str, Any], num_images: Sequence[int] | None) ->
         fields: Inputs of the model, those of [`IMAGE_FIELDS`][rarl.shared_prefix.groups.IMAGE_FIELDS] and `num_tiles`
             among them. Each is a tensor of all rows (patches as `image_grid_thw` counts them, tiles as `num_tiles`
             does, images, or rows), or one tensor a row.
-        num_images: Of each row.
+        num_images: Number of images of each row.
     """
     if num_images is None or fields.get("pixel_values") is None:
         return None
@@ -107,7 +107,7 @@ def share_images(batch: dict[str, Any], groups: Sequence[Sequence[int]]) -> dict
     The tensors are copies, so the whole, with its pixels for every answer, can be freed.
 
     Args:
-        batch: With `pixel_values` and `num_images`, or without images; see
+        batch: A batch with `pixel_values` and `num_images`, or without images; see
             [`split_images`][rarl.shared_prefix.groups.split_images].
         groups: Rows with the same images; see [`same_prompts`][rarl.shared_prefix.groups.same_prompts].
     """

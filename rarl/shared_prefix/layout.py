@@ -12,7 +12,7 @@ class Group:
     """Rows of a batch that answer one prompt.
 
     Attributes:
-        rows: Their indices in the batch, ascending.
+        rows: Indices of the rows in the batch, ascending.
         prompt: Token ids of the prompt, without padding, `[p]`.
         positions: Position ids of the prompt, `[d, p]`; d is 3 for multimodal RoPE, else 1.
         blocks: Number of the image that a token is of where tokens of an image see each other, -1 for text, `[p]`;
@@ -30,8 +30,8 @@ class Pack:
     """Model inputs of packed groups: one row a group, padded on the right.
 
     Attributes:
-        input_ids: `[g, l]`.
-        position_ids: `[d, g, l]`.
+        input_ids: Token ids of the packed rows, `[g, l]`.
+        position_ids: Position ids of the packed rows, `[d, g, l]`.
         shift_labels: Next token of every answer position, -100 elsewhere, `[g, l]`.
         segment: 0 for the prompt, 1… for the answers, -1 for padding, `[g, l]`.
         blocks: Number of the image, -1 where there is none, `[g, l]`; see [`Group`][rarl.shared_prefix.layout.Group].

@@ -75,7 +75,7 @@ class SomeEnded(StoppingCriteria):
 
     Args:
         eos_token_ids: Tokens that end an answer.
-        share: Of the batch.
+        share: Share of the batch that has to end.
     """
 
     def __init__(self, eos_token_ids: torch.Tensor, share: float) -> None:

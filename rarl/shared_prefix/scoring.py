@@ -33,23 +33,25 @@ def answer_log_probs(
     """Log-probabilities and entropies of answers, `[b, r]` each, every distinct prompt encoded once a call.
 
     Args:
-        model: As TRL calls it: wrapped or not, with the fused head of `trl.trainer.utils.add_fused_lm_head`.
-        base_model: Its innermost model with `get_rope_index`; for a text model, any.
+        model: The model as TRL calls it, wrapped or not, with the fused head of `trl.trainer.utils.add_fused_lm_head`.
+        base_model: The innermost model, which has `get_rope_index`; for a text model, any.
         input_ids: Prompts (padded on the left) and answers (padded on the right), `[b, p + r]`.
         attention_mask: 1 for tokens, `[b, p + r]`.
-        completion_length: r.
+        completion_length: Width r of the answers.
         dtype: Type that attention computes in; of the additive mask.
-        images: Of each row its images; see [`split_images`][rarl.shared_prefix.groups.split_images].
+        images: The images of each row; see [`split_images`][rarl.shared_prefix.groups.split_images].
         mm_token_type_ids: 0 for text, 1 for images, `[b, p + r]`.
-        token_type_ids: The same for a model in which the tokens of an image see each other (Gemma 3).
-        budget: Most tokens of a call, padding included; see [`plan_calls`][rarl.shared_prefix.calls.plan_calls].
-        cost: Of attention, to cut groups where that is less work; see
+        token_type_ids: 0 for text, 1 for images, `[b, p + r]`, for a model in which the tokens of an image see
+            each other (Gemma 3).
+        budget: The largest number of tokens in a call, padding included; see
+            [`plan_calls`][rarl.shared_prefix.calls.plan_calls].
+        cost: Work of a pair in attention, to cut groups where that is less; see
             [`cut_groups`][rarl.shared_prefix.calls.cut_groups].
         agree: Number of calls of this process → of all processes, the largest.
         flex: FlexAttention instead of the model's own under a dense mask; see
             [`rarl.shared_prefix.flex`][rarl.shared_prefix.flex].
-        mask: Value tokens are legal, as they were sampled; the logits of all answer positions are in memory then.
-        temperature: Of the masked logits. (Those of the fused head have theirs.)
+        mask: The mask under which value tokens were sampled; the logits of all answer positions are in memory then.
+        temperature: Temperature of the masked logits. (Those of the fused head have theirs.)
 
     Raises:
         ValueError: If a prompt ends in an image, or an answer holds one.
@@ -109,10 +111,10 @@ def masked_scores(
     """Log-probability of each label, and the entropy, among the tokens that may follow.
 
     Args:
-        logits: Of the next token, divided by the temperature, `[m, V]`.
+        logits: Logits of the next token, divided by the temperature, `[m, V]`.
         labels: The next token, `[m]`.
         contexts: Ids before it, as many as the mask looks at, `[m, w]`.
-        mask: Of the value tokens.
+        mask: The mask of the value tokens.
 
     Raises:
         ValueError: If a label may not follow: the answer was not sampled under the mask.
