@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import (
-    AutoConfig,
-)
+from transformers import AutoConfig
 
 from gor_head import CoDiVocabulary
 from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies

@@ -10,9 +10,7 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from rich.console import Console
-from transformers import (
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 from trl import ModelConfig
 
 from gor_head.vlm.hub import create_repository

@@ -4,10 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import (
-    AutoModelForImageTextToText,
-    PreTrainedModel,
-)
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
 from gor_head.vlm import ValueTokens, add_tokens, attach

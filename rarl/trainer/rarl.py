@@ -11,14 +11,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from rarl.answer import REASONS, parse_answer
-from rarl.mutation import (
-    choose_mutated,
-    is_stagnant,
-    reference_text,
-    rewrite_ids,
-    total_rewards,
-    zero_tied_advantages,
-)
+from rarl.mutation import choose_mutated, is_stagnant, reference_text, rewrite_ids, total_rewards, zero_tied_advantages
 from rarl.prompt import build_completion
 from rarl.task import get_task
 from rarl.trainer.config import RARLConfig, generation_window, mutation_settings, with_defaults
