@@ -167,7 +167,7 @@ def pixel_bounds(min_pixels: int | None, max_pixels: int | None) -> tuple[int, i
     return smallest, largest
 
 
-def bounded_size(height: int, width: int, min_pixels: int, *, max_pixels: int) -> tuple[int, int]:
+def bounded_size(height: int, width: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """`(height, width)` that [`bound`][rarl.datasets.images.bound] gives an image: multiples of 28 whose product is
     within the bounds.
 

@@ -116,7 +116,7 @@ class ImageSource(ABC):
             return
         try:
             image, content = self.read(i)
-            size = bounded_size(image.height, image.width, self.min_pixels, max_pixels=self.max_pixels)
+            size = bounded_size(image.height, image.width, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         except UNREADABLE as error:
             raise self._image_error(i, error) from error
         self._digests[i] = np.frombuffer(blake2b(content, digest_size=_DIGEST_BYTES).digest(), dtype=np.uint8)

@@ -286,7 +286,7 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
 def test_bounded_size_is_the_size_of_the_image(shape: tuple[int, int], bounds: tuple[int | None, int | None]) -> None:
     smallest, largest = pixel_bounds(*bounds)
     try:
-        height, width = bounded_size(*shape, smallest, largest)
+        height, width = bounded_size(*shape, min_pixels=smallest, max_pixels=largest)
     except ValueError as error:
         assert "elongated" in str(error)
         assert max(shape) / min(shape) > 10

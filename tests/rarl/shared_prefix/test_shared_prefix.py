@@ -345,7 +345,7 @@ def test_positions_are_those_of_the_model(vision_model: Any) -> None:
     # Two text tokens, a row of two merged patches side by side, then text from the largest position on.
     assert found.tolist() == [[0, 1, 2, 2, 4, 5], [0, 1, 2, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
     longer = torch.tensor([*prompt, 8, 8]), torch.tensor([*types, 0, 0])
-    whole = prompt_positions(vision_model.model, *longer, grid)
+    whole = prompt_positions(vision_model.model, *longer, grid=grid)
     assert torch.equal(whole[:, :6], found) and whole[:, 6:].tolist() == [[6, 7]] * 3
 
 
