@@ -6,8 +6,9 @@ from pathlib import Path
 
 
 def oldest(project: dict) -> list[str]:
-    """`name==version` of every requirement with a lower bound, the highest where extras differ."""
-    lines = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    """`name==version` of every requirement with a lower bound, the highest where extras differ, without tools."""
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "test"}
+    lines = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
     bounds: dict[str, str] = {}
     for line in lines:
         if found := re.match(r"([\w.-]+)(?:\[[\w,]+\])?>=([\d.]+)", line):

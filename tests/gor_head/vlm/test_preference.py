@@ -38,8 +38,8 @@ def test_candidates_that_say_the_same_are_one() -> None:
 
 def test_the_true_answer_may_be_the_chosen_one() -> None:
     own = Candidate("truth", 0.0, "truth")
-    assert choose_pair(candidates(0, 2, 1), own=own) == (3, 1)
-    assert choose_pair(candidates(0, 0), own=own) is None
+    assert choose_pair(candidates(0, 2, 1), perfect=own) == (3, 1)
+    assert choose_pair(candidates(0, 0), perfect=own) is None
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(0, 3))

@@ -294,7 +294,8 @@ def test_sources_take_their_own_arguments(given: Callable[..., Any]) -> None:
 def test_evaluation_takes_its_arguments() -> None:
     """They go into `evaluate` as they are; a recipe that samples no answers refuses the length of one."""
     source = (ROOT / "rarl/recipe/finish.py").read_text()
-    assert re.search(r"evaluate\([^)]*arguments\.eval_batch_size,\s+arguments\.eval_max_new_tokens", source)
+    wanted = r"evaluate\([^)]*batch_size=arguments\.eval_batch_size,\s+max_new_tokens=arguments\.eval_max_new_tokens"
+    assert re.search(wanted, source)
 
 
 @pytest.mark.parametrize("recipe", [name for name in TYPES if not name.startswith("rarl")])
