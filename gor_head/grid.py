@@ -109,7 +109,7 @@ class Grid:
         numbers = np.asarray(values, dtype=np.float64)
         steps = self.steps
         with np.errstate(over="ignore"):
-            scaled = np.rint(numbers * steps if steps else numbers / self.resolution)
+            scaled = np.rint(numbers * float(steps) if steps else numbers / self.resolution)
         if scaled.size and not np.abs(scaled).max() <= MAX_UNITS:
             raise ValueError(
                 f"{what}: the largest, {write_number(np.abs(numbers).max())}, has more than 2**53 units of resolution "
@@ -121,7 +121,7 @@ class Grid:
         """Labels of whole numbers of units, float64, shape kept: the inverse of [`units`][gor_head.grid.Grid.units] on
         the grid."""
         numbers = (np.asarray(units, dtype=np.int64) + self.offset).astype(np.float64)
-        return numbers / self.steps if self.steps else numbers * self.resolution
+        return numbers / float(self.steps) if self.steps else numbers * self.resolution
 
 
 def exact_resolution(values: NDArray[np.float64], dtype: np.dtype[Any]) -> float | None:
