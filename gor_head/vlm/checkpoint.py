@@ -17,7 +17,7 @@ from gor_head.vlm.tokens import ValueTokens, check_lora, grow
 from gor_head.vocabulary import FIRST_VALUE, VOCABULARY_FILE, CoDiVocabulary
 
 
-def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, *, directory: str | Path) -> None:
+def save_pretrained(model: Any, processor: Any, vocabulary: CoDiVocabulary, directory: str | Path) -> None:
     """Write a model (or its adapter, if peft has wrapped it), its processor and `vocabulary.json` into a directory.
 
     Args:
@@ -41,8 +41,8 @@ def push_to_hub(
     model: Any,
     processor: Any,
     vocabulary: CoDiVocabulary,
-    *,
     repo_id: str,
+    *,
     private: bool | None = True,
     commit_message: str = "Upload the adapter and its vocabulary",
     token: str | None = None,
