@@ -53,7 +53,7 @@ test-latest:
 	$(VENV)/bin/python -m pip list | grep -E '^($(subst $() ,|,$(strip $(NEWEST)))) '
 	RARL_UNSUPPORTED_VERSIONS=allow $(VENV)/bin/python -m pytest -q $(CONTRACTS)
 
-# The oldest versions that pyproject.toml allows.
+# The oldest versions that pyproject.toml allows for all of it together.
 test-oldest: VENV := .venv-oldest
 test-oldest:
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

@@ -37,8 +37,7 @@ Scores = list[list[float | None]]
 
 
 def make_answers(seed: int = 0) -> tuple[list[str], list[list[float]]]:
-    """Completions, all different, and true values
-    [`NUM_ANSWERS`][benchmarks.rewards.NUM_ANSWERS][`NUM_IMAGES`][benchmarks.rewards.NUM_IMAGES]."""
+    """Completions, all different, and true values, `[NUM_ANSWERS][NUM_IMAGES]`."""
     rng = random.Random(seed)
     texts, values = [], []
     for _ in range(NUM_ANSWERS):

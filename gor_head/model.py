@@ -185,8 +185,8 @@ class GoRModel(OrdinalModel):
     """Generative ordinal regression: the code of a number, token by token (GoR, section 2.3).
 
     Probabilities are normalised over the tokens that may follow a prefix (see
-    [`gor_head.intervals`][gor_head.intervals]), in training and
-    in decoding: the model's distribution is one over codes, and no code outside the vocabulary has a share in it.
+    [`gor_head.intervals`][gor_head.intervals]), in training and in decoding: the model's distribution is one over
+    codes, and no code outside the vocabulary has a share in it.
 
     Example:
 

@@ -22,8 +22,7 @@ def replace_unprintable() -> None:
 
 class Commands(TyperGroup):
     """Subcommands, for `typer.Typer(cls=…)`, that call [`replace_unprintable`][gor_head.output.replace_unprintable]
-    before anything is printed, help and
-    usage errors included."""
+    before anything is printed, help and usage errors included."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the arguments and run a subcommand."""

@@ -81,8 +81,8 @@ def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: An
 
 def refinement_figure(regressor: "GoRRegressor", X: Any, truth: Any = None) -> "Figure":
     """The figure of [`refinement`][gor_head.plots.refinement]: a panel per row; a bar is the interval of numbers whose
-    code begins so, a point the
-    sum so far. The first interval, and any other without an upper end, is cut at the largest training token's sum."""
+    code begins so, a point the sum so far. The first interval, and any other without an upper end, is cut at the
+    largest training token's sum."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

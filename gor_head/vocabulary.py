@@ -209,8 +209,7 @@ class CoDiVocabulary:
                 is the longest code of these labels, EOS included.
 
         Labels above [`CoDiVocabulary.largest`][gor_head.vocabulary.CoDiVocabulary.largest] by more than the tolerance,
-        and labels below the offset where there is
-        one, are clipped: counted in `clipped` and warned of once.
+        and labels below the offset where there is one, are clipped: counted in `clipped` and warned of once.
 
         Raises:
             ValueError: If labels are no finite numbers in one dimension, or negative without an offset.

@@ -76,7 +76,7 @@ def prompt_lengths(
         task: What is asked for.
         groups: Heights and widths of the images of each prompt.
         processor: Processor of a vision-language model.
-        trusted: Whether the estimate of the processor is taken as it is; see above.
+        trusted: Number of prompts of each number of images that are made whole; see above.
     """
     count = image_counter(task, processor)
     made: dict[int, dict[tuple[tuple[int, int], ...], int]] = {}

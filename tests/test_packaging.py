@@ -61,11 +61,12 @@ def files(*folders: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("paths", "extras"),
     [
-        (files("gor_head"), ("tables", "train")),
+        ([path for path in files("gor_head") if path.parent.name != "vlm"], ("tables",)),
+        (files("gor_head/vlm"), ("train",)),
         (files("rarl", "recipes"), ("vlm", "deepspeed")),
         (files("benchmarks", "tests"), ("test", "deepspeed")),
     ],
-    ids=["gor_head", "rarl", "tests"],
+    ids=["gor_head", "gor_head.vlm", "rarl", "tests"],
 )
 def test_every_import_is_declared(paths: list[Path], extras: tuple[str, ...]) -> None:
     assert {str(path.relative_to(ROOT)): rest for path in paths if (rest := imported(path) - declared(*extras))} == {}
@@ -119,10 +120,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above, below, and not there: each says what is installed, what is supported, and what to do."""
     monkeypatch.delenv(ALLOW, raising=False)
+    fake(monkeypatch, {"trl": "1.16.0", "peft": "0.21.2"})
     check_versions("trl", "peft")
     supported = r"trl(<1\.17,>=1\.16|>=1\.16,<1\.17) is supported: pip install 'trl.*'"
     for seen in ("1.15.9", "1.17.0", "2.0"):
-        fake(monkeypatch, {"trl": seen})
+        fake(monkeypatch, {"trl": seen, "peft": "0.21.2"})
         with pytest.raises(ImportError, match=rf"^trl {re.escape(seen)} is installed, .*{supported}.*{ALLOW}=allow"):
             check_versions("peft", "trl")
         check_versions("peft")
@@ -138,5 +140,9 @@ def test_a_checkout_that_is_not_installed_has_no_ranges(monkeypatch: pytest.Monk
     def requires(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)
 
+    monkeypatch.delenv(ALLOW, raising=False)
+    fake(monkeypatch, {"trl": "2.0"})
+    with pytest.raises(ImportError, match="trl 2.0 is installed"):
+        check_versions("trl")
     monkeypatch.setattr(metadata, "requires", requires)
     check_versions("trl")

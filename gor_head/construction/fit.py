@@ -22,7 +22,7 @@ STRICT_REFINEMENT = 10**6
 """Grid points per unit of the labels under `strict_paper`, whose tokens are interpolated."""
 
 STRICT_LENGTH = 1024
-"""Most tokens of a code while the literal algorithms run: the paper has no limit."""
+"""The largest number of tokens in a code while the literal algorithms run: the paper has no limit."""
 
 
 @dataclass(frozen=True)

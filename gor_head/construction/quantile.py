@@ -36,7 +36,7 @@ def order_statistic(values: Units, counts: Units, q: float) -> int:
 
     Args:
         values: Distinct values, ascending, `[d]`.
-        counts: How often each of the distinct labels occurs, `[d]`.
+        counts: How often each of the values occurs, `[d]`.
         q: Share in 0..1.
     """
     cumulative = np.cumsum(counts)

@@ -16,7 +16,7 @@ def interpolated_percentile(values: Units, counts: Units, q: float) -> int:
 
     Args:
         values: Values in any order, `[d]`.
-        counts: How often each of the distinct labels occurs, `[d]`.
+        counts: How often each of the values occurs, `[d]`.
         q: Share in 0..1.
     """
     order = np.argsort(values, kind="stable")

@@ -7,14 +7,13 @@ most give token ids, which `vocabulary.decode` turns into numbers. To add one, c
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from gor_head.decoding.beam import beam
 from gor_head.decoding.greedy import greedy
 from gor_head.decoding.mean import mean
 from gor_head.decoding.posterior import Posterior, posterior
-from gor_head.decoding.quantile import quantile
+from gor_head.decoding.quantile import MEDIAN, quantile
 from gor_head.decoding.sample import sample
 from gor_head.decoding.window import window
 from gor_head.enumeration import MOST_CODES, enumerate_codes
@@ -34,8 +33,6 @@ __all__ = [
     "window",
 ]
 
-_MEDIAN = torch.tensor([0.5], dtype=torch.float64)
-
 
 def _numbers(decode: Callable[[CodeModel, Tensor], Tensor]) -> Callable[[CodeModel, Tensor], Tensor]:
     """A decoder of token ids `[B, T]` as one of numbers `[B]`."""
@@ -45,7 +42,7 @@ def _numbers(decode: Callable[[CodeModel, Tensor], Tensor]) -> Callable[[CodeMod
 DECODES: dict[str, Callable[[CodeModel, Tensor], Tensor]] = {
     "greedy": _numbers(greedy),
     "beam": _numbers(lambda model, memory: beam(model, memory)[0][:, 0]),
-    "quantile": _numbers(lambda model, memory: quantile(model, memory, _MEDIAN)[:, 0]),
+    "quantile": _numbers(lambda model, memory: quantile(model, memory, MEDIAN)[:, 0]),
     "mean": lambda model, memory: mean(model, memory)[0],
     "sample": _numbers(sample),
     "window": window,

@@ -11,6 +11,9 @@ from torch import Tensor
 from gor_head.decoding.walk import walk
 from gor_head.interface import CodeModel
 
+MEDIAN = torch.tensor([0.5], dtype=torch.float64)
+"""The level of the median, as [`quantile`][gor_head.decoding.quantile.quantile] takes it."""
+
 ROUNDING = 1e-12
 """Share of the whole by which a cumulative probability may miss a level and count as reaching it."""
 

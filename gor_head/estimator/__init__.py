@@ -5,4 +5,7 @@ from gor_head.estimator.base import OrdinalRegressor
 from gor_head.estimator.direct import DirectRegressor
 from gor_head.estimator.gor import GoRRegressor
 
-__all__ = ["DECODES", "DirectRegressor", "GoRRegressor", "OrdinalRegressor"]
+Decode = str
+"""A name in [`DECODES`][gor_head.decoding.DECODES]."""
+
+__all__ = ["DECODES", "Decode", "DirectRegressor", "GoRRegressor", "OrdinalRegressor"]

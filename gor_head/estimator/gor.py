@@ -18,8 +18,8 @@ from torch import Tensor
 from gor_head.decoders import DECODERS
 from gor_head.decoding import DECODES
 from gor_head.decoding.greedy import greedy
-from gor_head.decoding.posterior import count_codes
-from gor_head.decoding.quantile import quantile
+from gor_head.decoding.quantile import MEDIAN, quantile
+from gor_head.enumeration import count_codes
 from gor_head.estimator.base import OrdinalRegressor, as_numpy
 from gor_head.estimator.checks import as_json, check_arguments, check_choice, check_real, check_whole
 from gor_head.estimator.isolation import own_randomness, seed_of
@@ -33,8 +33,6 @@ from gor_head.training.grpo import GRPO
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import EOS, CoDiVocabulary
 
-_MEDIAN = torch.tensor([0.5], dtype=torch.float64)
-
 
 class GoRRegressor(OrdinalRegressor):
     """Generative ordinal regression as a scikit-learn estimator.
@@ -43,8 +41,7 @@ class GoRRegressor(OrdinalRegressor):
 
     Args:
         vocabulary: A fitted [`CoDiVocabulary`][gor_head.vocabulary.CoDiVocabulary], or arguments of
-            `CoDiVocabulary.fit`, which then runs on the training
-            labels: `{"beta": 0.7, "offset": "min"}`.
+            `CoDiVocabulary.fit`, which then runs on the training labels: `{"beta": 0.7, "offset": "min"}`.
         encoder: Arguments of the encoder, with its `kind` in `gor_head.encoders.ENCODERS`; None is an FFN for tables.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
         width, layers, heads, dropout: Sizes and dropout of the decoder; the dropout is the FFN's, too.
@@ -186,7 +183,7 @@ class GoRRegressor(OrdinalRegressor):
         steps: list[list[float]] = []
         offset = [self.vocabulary_.offset] if self.vocabulary_.offset else []
         for memory in self._batches(X):
-            codes = greedy(self.model_, memory) if decode == "greedy" else quantile(self.model_, memory, _MEDIAN)[:, 0]
+            codes = greedy(self.model_, memory) if decode == "greedy" else quantile(self.model_, memory, MEDIAN)[:, 0]
             for code in codes.tolist():
                 steps.append(offset + [float(self.vocabulary_.values[token]) for token in code if token > EOS])
         return steps

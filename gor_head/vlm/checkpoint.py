@@ -68,14 +68,16 @@ def push_to_hub(
     """
     with TemporaryDirectory() as folder:
         save_pretrained(model, processor, vocabulary, directory=folder)
-        base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+        is_adapter = (Path(folder) / ADAPTER_CONFIG).is_file()
+        base = PeftConfig.from_pretrained(folder).base_model_name_or_path if is_adapter else None
         card = _card(None if base is None else public_name(base), vocabulary).content
         (Path(folder) / CARD_FILE).write_text(card, encoding="utf-8", errors="replace")
-        files = sorted(path.name for path in Path(folder).iterdir() if path.is_file())  # without the reference, `ref/`
+        paths = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+        files = sorted(path.as_posix() for path in paths if path.parts[0] != "ref")  # without the frozen reference
         try:
             return push_files(folder, files, repo_id, private=private, commit_message=commit_message, token=token)
         except OSError as error:  # names a folder that is gone by now
-            raise OSError(f"The model could not be pushed to {repo_id!r}: {error.__cause__}") from error
+            raise OSError(f"The model could not be pushed to {repo_id!r}: {error.__cause__ or error}") from error
 
 
 def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
@@ -135,7 +137,8 @@ def add_adapter(model: Any, processor: Any, adapter: str | Path, **kwargs: Any) 
         adapter: Folder or Hub id.
         kwargs: Further arguments of `PeftModel.from_pretrained`, such as `is_trainable`.
     """
-    grow(model, len(getattr(processor, "tokenizer", processor)))
+    tokenizer = getattr(processor, "tokenizer", processor)
+    grow(model, max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1))
     return PeftModel.from_pretrained(model, str(adapter), **kwargs)
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 
+from gor_head.versions import check_versions
 from gor_head.vlm.tokens import check_lora
+
+check_versions("trl", "peft")
 
 _ROWS = ".trainable_tokens_delta."
 

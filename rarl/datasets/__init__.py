@@ -29,6 +29,7 @@ __all__ = [
     "sample_groups",
     "split_by_content",
     "stream_dataset",
+    "takes",
     "verify",
     "without_copies",
 ]
@@ -57,6 +58,13 @@ SOURCES: dict[str, SourceEntry] = {
     "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task")),
 }
 """All data sources by name: the one place in which a new one is entered."""
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether a data source needs or takes an argument of [`load_source`][rarl.datasets.load_source]; of an unknown
+    source, which that function refuses, nothing is said against it."""
+    entry = SOURCES.get(name)
+    return entry is None or argument in (*entry.needs, *entry.takes)
 
 
 def load_source(

@@ -28,7 +28,7 @@ class ImageSource(ABC):
     out, such as all frames but the first; [`verify`][rarl.datasets.source.verify] learns all of them in one pass.
 
     To add a source, subclass: call `super().__init__`, implement [`name`][rarl.datasets.source.ImageSource.name] and
-    [`read`][rarl.datasets.source.ImageSource.read], and list the class in [`load_source`][rarl.datasets.load_source].
+    [`read`][rarl.datasets.source.ImageSource.read], and enter the class in [`SOURCES`][rarl.datasets.SOURCES].
 
     Args:
         task: What the values measure.

@@ -2,7 +2,7 @@
 
 A recipe is a short script: [`parse`][rarl.recipe.arguments.parse], [`prepare_data`][rarl.recipe.data.prepare_data] and
 [`load_policy`][rarl.recipe.policy.load_policy] inside [`setting_up`][rarl.recipe.run.setting_up], then
-[`train`][rarl.recipe.run.train] and [`finish`][rarl.recipe.finish].
+[`train`][rarl.recipe.run.train] and [`finish`][rarl.recipe.finish.finish].
 """
 
 from rarl.recipe.arguments import RecipeArguments, parse

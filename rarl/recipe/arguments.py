@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig
 
+from gor_head.metrics import METRICS
 from gor_head.output import check_output_folder, replace_unprintable
 from gor_head.vlm.hub import ADAPTER_FILES
 from rarl.datasets import SOURCES
@@ -43,7 +44,12 @@ class RecipeArguments:
     task_maximum: float | None = field(default=None, metadata={"help": "Largest value."})
     task_tolerance: float | None = field(default=None, metadata={"help": "δ of the regression reward."})
     task_integer: bool | None = field(default=None, metadata={"help": "Whether values are whole numbers."})
-    task_metric: str | None = field(default=None, metadata={"help": "One-image metric: mae, accuracy or srcc."})
+    task_metric: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One-image metric: {', '.join(name for name, metric in METRICS.items() if metric.of_tasks)}."
+        },
+    )
     num_images: list[int] = field(default_factory=lambda: [1], metadata={"help": "Numbers of images in a prompt."})
     num_images_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each number of images; equal if not given."}

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from gor_head import CoDiVocabulary
-from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, without_copies
+from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, takes, without_copies
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.models import check_adapter
 from rarl.prompt import build_completion
@@ -47,7 +47,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     if a.adapter is not None:
         check_adapter(a.adapter)
         check_lora_arguments(a.given, a.adapter)
-    size = a.size if a.source == "builtin" else None
+    size = a.size if takes(a.source, "size") else None
     source = load_source(
         a.source,
         a.build_task(),

@@ -7,24 +7,14 @@ from typing import Any
 from peft import PeftConfig
 from trl import GRPOConfig
 
+from rarl.datasets import takes
+
 EVALUATION = "recipes hand the trainer no evaluation data; eval_prompts evaluates when training has ended"
-
-
 UNQUANTIZED = "recipes load the model as it is saved"
-
-
 NO_IMAGES = "TRL has it for text only"
-
-
 OWN_TEMPLATE = "evaluation reads the model's own"
-
-
 NO_CUT = "truncation would cut image tokens"
-
-
 NO_REFERENCE = "TRL keeps no reference model beside an adapter"
-
-
 ONE_PUSH = "push_to_hub uploads the adapter once, at the end"
 
 
@@ -59,10 +49,8 @@ WITHOUT_EFFECT: dict[str, str] = {
 }
 """Arguments that nothing would come of, with the reason; what they are by default may be said."""
 
-
 REWARD_ARGUMENTS = ("rewards", "weight_regression", "weight_ranking", "weight_format", "gor_constrained")
 """Arguments of recipes that sample answers and reward them."""
-
 
 LORA = {
     "lora_r": "r",
@@ -106,7 +94,7 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
             reason = EVALUATION
         elif name == "lr_scheduler_type" and value in ("reduce_lr_on_plateau", "greedy"):
             reason = EVALUATION
-        elif name == "size" and all_given.get("source", "builtin") != "builtin":
+        elif name == "size" and not takes(all_given.get("source", "builtin"), "size"):
             reason = f"source {all_given['source']} has as many images as it holds"
         elif name in LORA and all_given.get("adapter") is None and not all_given.get("use_peft", False):
             reason = "it has an effect with use_peft, or with an adapter that has the same"

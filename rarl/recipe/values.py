@@ -10,23 +10,11 @@ from typing import Any
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 Bound = tuple[str, Callable[[float], bool]]
-
-
 POSITIVE: Bound = ("above 0", lambda value: value > 0)
-
-
 NOT_NEGATIVE: Bound = ("0 or more", lambda value: value >= 0)
-
-
 SHARE: Bound = ("from 0 to 1", lambda value: 0 <= value <= 1)
-
-
 PART: Bound = ("above 0, at most 1", lambda value: 0 < value <= 1)
-
-
 DROPOUT: Bound = ("from 0 to below 1", lambda value: 0 <= value < 1)
-
-
 STEPS: Bound = ("above 0, or -1 for num_train_epochs", lambda value: value > 0 or value == -1)
 
 
@@ -52,7 +40,6 @@ BOUNDS: dict[str, Bound] = {
 }
 """What numbers have to be, by argument. None may be infinite or no number, but for `max_grad_norm`."""
 
-
 CHOICES: dict[str, tuple[Any, ...]] = {
     "scale_rewards": ("group", "batch", "none", True, False),
     "importance_sampling_level": ("token", "sequence"),
@@ -60,7 +47,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }
 """Words that TRL looks at in training only."""
-
 
 LOSSES: dict[type, tuple[str, ...]] = {
     GRPOConfig: ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),

@@ -44,21 +44,21 @@ class Reward:
         function: The reward function.
         term: Which weight weighs it: α of `"regression"`, β of `"ranking"` or γ of `"format"` (RARL, equations 7 and
             8); on the command line of a recipe `weight_regression`, `weight_ranking` or `weight_format`.
-        in_total: Whether it is one of the terms of the paper's total. Others stand in for one of these.
+        in_total: Whether it is one of the five terms of the paper's total, which `REWARDS` and `weights` have.
     """
 
     function: Callable[..., Rewards]
     term: Term
-    in_total: bool = True
+    in_total: bool = False
 
 
 REGISTRY: dict[str, Reward] = {
-    "regression": Reward(regression_reward, "regression"),
-    "length": Reward(length_reward, "ranking"),
-    "consistency": Reward(consistency_reward, "ranking"),
-    "accuracy": Reward(accuracy_reward, "ranking"),
-    "format": Reward(format_reward, "format"),
-    "graded_length": Reward(graded_length_reward, "ranking", in_total=False),
+    "regression": Reward(regression_reward, "regression", in_total=True),
+    "length": Reward(length_reward, "ranking", in_total=True),
+    "consistency": Reward(consistency_reward, "ranking", in_total=True),
+    "accuracy": Reward(accuracy_reward, "ranking", in_total=True),
+    "format": Reward(format_reward, "format", in_total=True),
+    "graded_length": Reward(graded_length_reward, "ranking"),
 }
 """All rewards by name: the one place in which a new one is entered."""
 

@@ -44,9 +44,8 @@ def length_reward(completions: Sequence[Any], values: Values, task: TaskColumn |
     Raises:
         ValueError: If the columns differ in length.
 
-    Relations:
-        [`graded_length_reward`][rarl.rewards.length.graded_length_reward] rises step by step,
-        [`length_reward`][rarl.rewards.length.length_reward] at the last image only.
+    [`graded_length_reward`][rarl.rewards.length.graded_length_reward] rises step by step,
+    [`length_reward`][rarl.rewards.length.length_reward] at the last image only.
 
     Reference: RARL, equation 4.
 

@@ -6,7 +6,8 @@ the prompt and its own answer only; the position ids of every answer go on from 
 gradients are those of the plain layout, up to rounding; the work is `P + G·R` tokens instead of `G·(P + R)`, and the
 vision tower runs once a prompt.
 
-Everything is a pure function of tensors, so any trainer that samples groups can use it; see `docs/shared_prefix.md`.
+Grouping, layout and planning are pure functions of tensors, and nothing here knows a trainer, so any that samples
+groups can use it; see `docs/shared_prefix.md`.
 """
 
 from rarl.shared_prefix.calls import attention_cost, cut_groups, plan_calls, split_calls

@@ -8,7 +8,6 @@ import torch
 Images = dict[str, torch.Tensor]
 """Images of one prompt: the model's inputs for them by name, such as `pixel_values` and `image_grid_thw`."""
 
-
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes")
 """Names of the inputs for images of the families that can share prompts."""
 
