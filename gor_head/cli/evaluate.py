@@ -22,7 +22,7 @@ def evaluate(
     model: Model,
     data: Annotated[Path, typer.Argument(help="CSV file with labels and the columns of training.")],
     decode: Annotated[
-        str | None, typer.Option(help="greedy, beam, quantile, mean, sample or window; by default that of training.")
+        str | None, typer.Option(help="How numbers are read, such as greedy or quantile; by default that of training.")
     ] = None,
     edges: Annotated[
         str | None,

@@ -16,7 +16,7 @@ def predict(
     data: Annotated[Path, typer.Argument(help="CSV file with the columns of training; others are ignored.")],
     out: Annotated[Path, typer.Option(help="CSV file to write: a prediction per row, in order.")],
     decode: Annotated[
-        str | None, typer.Option(help="greedy, beam, quantile, mean, sample or window; by default that of training.")
+        str | None, typer.Option(help="How numbers are read, such as greedy or quantile; by default that of training.")
     ] = None,
     interval: Annotated[
         float | None,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from gor_head.estimator import DirectRegressor, GoRRegressor, OrdinalRegressor
+from gor_head.heads import HEADS
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,5 @@ METHODS: dict[str, Method] = {
         _direct("ziln", "ZILN"),
     )
 }
+# Heads without a row of another name stand under their own.
+METHODS |= {name: _direct(name, name) for name in HEADS if name not in METHODS}

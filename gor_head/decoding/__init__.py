@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 
-def _numbers(decode: Callable[[CodeModel, Tensor], Tensor]) -> Callable[[CodeModel, Tensor], Tensor]:
+def numbers_of(decode: Callable[[CodeModel, Tensor], Tensor]) -> Callable[[CodeModel, Tensor], Tensor]:
     """A decoder of token ids `[B, T]` as one of numbers `[B]`."""
     return lambda model, memory: model.vocabulary.decode(decode(model, memory))
 
 
 DECODES: dict[str, Callable[[CodeModel, Tensor], Tensor]] = {
-    "greedy": _numbers(greedy),
-    "beam": _numbers(lambda model, memory: beam(model, memory)[0][:, 0]),
-    "quantile": _numbers(lambda model, memory: quantile(model, memory, MEDIAN)[:, 0]),
+    "greedy": numbers_of(greedy),
+    "beam": numbers_of(lambda model, memory: beam(model, memory)[0][:, 0]),
+    "quantile": numbers_of(lambda model, memory: quantile(model, memory, MEDIAN)[:, 0]),
     "mean": lambda model, memory: mean(model, memory)[0],
-    "sample": _numbers(sample),
+    "sample": numbers_of(sample),
     "window": window,
 }
 """By name: a model and memory `[B, L, D]` → one number a row, float64 `[B]`. The one place in which a new decoder is

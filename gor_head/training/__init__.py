@@ -1,7 +1,7 @@
 """How a GoR model learns: strategies, one a file, and the trainer.
 
 A strategy is called with a model, memory, codes, labels and the progress of the training, and gives each row's loss. To
-add one, copy a file and list it here.
+add one, copy a file and enter it in `STRATEGIES`.
 """
 
 from collections.abc import Callable

@@ -15,11 +15,13 @@ def evaluate(
     model: Model,
     output: Annotated[Path, typer.Option(help="Report to write (JSON).")],
     adapter: Adapter = None,
-    source: Annotated[str, typer.Option(help="builtin, utkface or folder.")] = "builtin",
+    source: Annotated[str, typer.Option(help="Data source, by the name that recipes give it.")] = "builtin",
     task: Annotated[str | None, typer.Option(help="Task; by default what was trained.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
-    size: Annotated[int | None, typer.Option(help="Number of built-in images, 1000 if not given.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Number of images of a source that makes them; 1000 built-in ones if not given.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     num_images: Annotated[list[int], typer.Option(help="Images in a prompt; give it once for each number.")] = [  # noqa: B006
         1,

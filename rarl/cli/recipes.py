@@ -45,7 +45,13 @@ def copy_recipe(
         copies[path] = folder / "configs" / path.name
     for path in sorted(shipped("accelerate_configs").glob("*.yaml")):
         copies[path] = folder / "accelerate_configs" / path.name
-    there = [str(target) for target in copies.values() if target.exists()]
+    # Accelerate's configurations are those of all recipes: one folder may hold several.
+    shared = {target for target in copies.values() if target.parent.name == "accelerate_configs"}
+    there = [
+        str(target)
+        for source, target in copies.items()
+        if target.exists() and not (target in shared and target.read_bytes() == source.read_bytes())
+    ]
     if there:
         raise ValueError(f"{', '.join(there)}: there already; wanted a folder without, so that nothing is overwritten.")
     for source, target in copies.items():

@@ -41,8 +41,9 @@ class SourceEntry:
 
     Args:
         source: The class, called with `task`, `min_pixels`, `max_pixels` and the arguments below, by name.
-        needs: Arguments of [`load_source`][rarl.datasets.load_source] that must be given.
-        takes: Arguments of [`load_source`][rarl.datasets.load_source] that may be given.
+        needs: Which of `task`, `folder`, `csv`, `size` and `seed` of [`load_source`][rarl.datasets.load_source] must be
+            given.
+        takes: Which of these may be given.
         task: Name of its task where none is given.
     """
 
@@ -82,11 +83,11 @@ def load_source(
 
     Args:
         name: One of [`SOURCES`][rarl.datasets.SOURCES].
-        task: Task of the values; defaults to count for `builtin` and age for `utkface`, required for `folder`.
-        folder: Folder of images, required for all but `builtin`.
-        csv: CSV with the header `file,value`, required for `folder`.
-        size: Number of images of `builtin`, 1000 if not given.
-        seed: Seed of `builtin`'s images.
+        task: Task of the values; by default that of the source's entry.
+        folder: Folder of images, of sources that read one.
+        csv: CSV with the header `file,value`, of sources that read one.
+        size: Number of images of a source that makes them; 1000 of `builtin` if not given.
+        seed: Seed of the images of a source that makes them.
         min_pixels: Least height times width of a loaded image.
         max_pixels: Largest height times width of a loaded image.
 

@@ -32,9 +32,11 @@ class RecipeArguments:
     """Data, task, starting point and evaluation of a training run."""
 
     source: str = field(default="builtin", metadata={"help": f"Data source: {', '.join(SOURCES)}."})
-    folder: str | None = field(default=None, metadata={"help": "Folder of images (utkface, folder)."})
-    csv: str | None = field(default=None, metadata={"help": "CSV with the header file,value (folder)."})
-    size: int = field(default=2000, metadata={"help": "Number of images of the builtin source."})
+    folder: str | None = field(default=None, metadata={"help": "Folder of images, of sources that read one."})
+    csv: str | None = field(
+        default=None, metadata={"help": "CSV with the header file,value, of sources that read one."}
+    )
+    size: int = field(default=2000, metadata={"help": "Number of images of a source that makes them."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the builtin images and of the split."})
     min_pixels: int | None = field(default=None, metadata={"help": "Least height times width of a loaded image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest height times width of a loaded image."})

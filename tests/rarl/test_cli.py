@@ -330,6 +330,7 @@ def test_recipes_are_listed_and_copied(tmp_path: Path) -> None:
     copied = {str(path.relative_to(tmp_path / "mine")) for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert {"rarl_stage2.py", "configs/rarl_stage2_tiny.yaml", "accelerate_configs/zero2.yaml"} <= copied
     assert not any("stage1" in name for name in copied)
+    assert call("recipes", "copy", "rarl_stage1", tmp_path / "mine").exit_code == 0
     for name in copied:
         source = ROOT / name if name.startswith("accelerate_configs") else ROOT / "recipes" / name
         assert (tmp_path / "mine" / name).read_bytes() == source.read_bytes()
@@ -339,5 +340,10 @@ def test_nothing_is_overwritten_by_a_copy(tmp_path: Path) -> None:
     (tmp_path / "sft.py").write_text("mine")
     assert f"{tmp_path / 'sft.py'}: there already" in fails(2, "recipes", "copy", "sft", tmp_path)
     assert (tmp_path / "sft.py").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "sft.py").unlink()
+    assert call("recipes", "copy", "sft", tmp_path).exit_code == 0
+    (tmp_path / "accelerate_configs/cpu.yaml").write_text("mine")
+    assert "cpu.yaml: there already" in fails(2, "recipes", "copy", "gor_sft", tmp_path)
+    assert (tmp_path / "accelerate_configs/cpu.yaml").read_text() == "mine"
     message = fails(2, "recipes", "copy", "sft.py", tmp_path)
     assert "There is no recipe 'sft.py'; there are gor_dpo, gor_sft, levels_sft, rarl_stage1" in message

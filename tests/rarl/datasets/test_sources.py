@@ -674,7 +674,7 @@ def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, message in (({}, "'twice' needs size"), ({"size": 2, "csv": "x"}, "does not use csv, got 'x'")):
         with pytest.raises(ValueError, match=message):
             load_source("twice", **arguments)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="known sources: builtin, utkface, folder, twice"):
+    with pytest.raises(ValueError, match="known sources: builtin, .*twice"):
         load_source("thrice")
 
 
