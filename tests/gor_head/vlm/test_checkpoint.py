@@ -92,12 +92,14 @@ def test_pushed_adapter_says_the_same_elsewhere(tmp_path: Path) -> None:
         push = f"""
 from gor_head.vlm import load, push_to_hub
 model, processor, tokens = load({str(tmp_path / "adapter")!r})
+model.add_adapter("ref", model.peft_config["default"])
 push_to_hub(model, processor, tokens.vocabulary, repo_id="me/ages")
 """
         run_client(push, hub.url, tmp_path / "push")
         files = hub.repos["me/ages"]
         assert {"adapter_model.safetensors", "adapter_config.json", "vocabulary.json", "README.md"} <= set(files)
         assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "base"
+        assert not any(name.startswith("ref/") for name in files), "the frozen reference was pushed"
         for name, data in files.items():
             if not name.endswith(".safetensors"):
                 assert str(tmp_path).encode() not in data and b"hf_loopback" not in data, name

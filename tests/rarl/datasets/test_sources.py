@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from qwen_vl_utils import smart_resize
+from trl import SFTConfig
 
 from rarl.datasets import (
     SOURCES,
@@ -30,6 +31,8 @@ from rarl.datasets import (
     verify,
 )
 from rarl.datasets.images import TURNS, bound, bounded_size, decode, pixel_bounds, read_bytes
+from rarl.recipe import RecipeArguments
+from rarl.recipe.effects import check_effects
 from rarl.task import OrdinalTask, get_task
 from tests.paths import DATA
 
@@ -671,6 +674,10 @@ def test_a_source_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOURCES, "twice", SourceEntry(Twice, needs=("size",), task="brightness"))
     source = load_source("twice", size=10, max_pixels=28 * 28)
     assert (len(source), source.task.name, source.load(0).size) == (5, "brightness", (28, 28))
+    given = {"source": "twice", "size": 10}
+    check_effects(given, given, [SFTConfig, RecipeArguments])  # a recipe passes the size on
+    with pytest.raises(ValueError, match="size: source folder has as many images as it holds"):
+        check_effects(given | {"source": "folder"}, given | {"source": "folder"}, [SFTConfig, RecipeArguments])
     for arguments, message in (({}, "'twice' needs size"), ({"size": 2, "csv": "x"}, "does not use csv, got 'x'")):
         with pytest.raises(ValueError, match=message):
             load_source("twice", **arguments)  # type: ignore[arg-type]
