@@ -41,8 +41,8 @@ class SourceEntry:
 
     Args:
         source: The class, called with `task`, `min_pixels`, `max_pixels` and the arguments below, by name.
-        needs: Which of `task`, `folder`, `csv`, `size` and `seed` of [`load_source`][rarl.datasets.load_source] must be
-            given.
+        needs: Which of `task`, `folder`, `csv`, `size`, `seed`, `raters` and `rater_noise` of
+            [`load_source`][rarl.datasets.load_source] must be given.
         takes: Which of these may be given.
         task: Name of its task where none is given.
     """
@@ -54,9 +54,9 @@ class SourceEntry:
 
 
 SOURCES: dict[str, SourceEntry] = {
-    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed"), task="count"),
+    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise"), task="count"),
     "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
-    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task")),
+    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed")),
 }
 """All data sources by name: the one place in which a new one is entered."""
 
@@ -78,6 +78,8 @@ def load_source(
     seed: int = 0,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    rater_noise: float | None = None,
+    raters: int | None = None,
 ) -> ImageSource:
     """A data source by name, as recipes and commands give it.
 
@@ -85,11 +87,15 @@ def load_source(
         name: One of [`SOURCES`][rarl.datasets.SOURCES].
         task: Task of the values; by default that of the source's entry.
         folder: Folder of images, of sources that read one.
-        csv: CSV with the header `file,value`, of sources that read one.
+        csv: CSV with the header `file,value`, of sources that read one; see
+            [`FolderSource`][rarl.datasets.folder.FolderSource] for one with votes.
         size: Number of images of a source that makes them; 1000 of `builtin` if not given.
-        seed: Seed of the images of a source that makes them.
+        seed: Seed of the images of a source that makes them, and of votes that are drawn.
         min_pixels: Least height times width of a loaded image.
         max_pixels: Largest height times width of a loaded image.
+        rater_noise: Standard deviation of a vote about the true value, in units of the task, of a source that knows the
+            truth. Only the labels of [`rated`][rarl.datasets.source.ImageSource.rated] have it.
+        raters: Votes that a label is the mean of, of sources with votes or noise.
 
     Raises:
         ValueError: If the name is unknown, or an argument is missing or has no use for this source.
@@ -107,10 +113,11 @@ def load_source(
         raise ValueError(f"Unknown data source {name!r}; known sources: {', '.join(SOURCES)}.")
     entry = SOURCES[name]
     given = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
+    given |= {"raters": raters, "rater_noise": rater_noise}
     for argument in sorted(entry.needs):
         if given[argument] is None:
             raise ValueError(f"Data source {name!r} needs {argument}, got None.")
-    for argument in ("csv", "folder", "size"):
+    for argument in ("csv", "folder", "size", "raters", "rater_noise"):
         if given[argument] is not None and argument not in (*entry.needs, *entry.takes):
             raise ValueError(f"Data source {name!r} does not use {argument}, got {str(given[argument])!r}.")
     used = {argument: given[argument] for argument in (*entry.needs, *entry.takes) if given[argument] is not None}

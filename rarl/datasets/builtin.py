@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 
 from gor_head.numbers import write_number
+from rarl.datasets.raters import check_raters, draw_votes, mean_votes
 from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
 
 IMAGE_SIZE = 56
+RATERS = 1  # parts the random numbers of votes from those of values and images
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
@@ -67,7 +69,9 @@ class BuiltinSource(ImageSource):
     """Images rendered on access, for tests, demonstrations and sanity checks.
 
     Value and image `i` depend on `(task, seed, i)` alone, so a larger source begins with the images of a smaller one.
-    Values are uniform over the task's range: whole numbers for `count`, multiples of 0.01 for `brightness`.
+    Values are uniform over the task's range: whole numbers for `count`, multiples of 0.01 for `brightness`. With
+    `rater_noise`, the labels that training sees are means of noisy votes, drawn once an image, and depend on `raters`
+    and the noise too; tests go by the values.
 
     Args:
         task: `"count"` or `"brightness"`.
@@ -75,9 +79,13 @@ class BuiltinSource(ImageSource):
         seed: Seed of values and images, at least 0.
         min_pixels: Least height times width of a loaded image; the images are rendered at 56 x 56.
         max_pixels: Largest height times width of a loaded image.
+        rater_noise: Standard deviation of a vote about the true value, in units of the task; `None` for labels that are
+            true.
+        raters: Votes about each image, one if not given; see [`rarl.datasets.raters`][rarl.datasets.raters].
 
     Raises:
-        ValueError: If the task has no renderer, or the size or seed is out of range.
+        ValueError: If the task has no renderer, the size or seed is out of range, the noise is negative, or there are
+            raters without noise.
     """
 
     def __init__(
@@ -88,8 +96,13 @@ class BuiltinSource(ImageSource):
         *,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
+        rater_noise: float | None = None,
+        raters: int | None = None,
     ) -> None:
         task = get_task(task)
+        check_raters(raters, rater_noise)
+        if raters is not None and rater_noise is None:
+            raise ValueError(f"raters: without rater_noise all say the same; wanted both, got raters={raters} alone.")
         if task.name not in RENDERERS:
             raise ValueError(f"No built-in images for task {task.name!r}; there are some for {', '.join(RENDERERS)}.")
         if size < 1 or seed < 0:
@@ -101,12 +114,18 @@ class BuiltinSource(ImageSource):
             values = rng.integers(int(task.minimum), int(task.maximum), size=size, endpoint=True).astype(np.float64)
         else:
             values = np.round(rng.uniform(task.minimum, task.maximum, size=size), 2)
-        super().__init__(task, values, min_pixels, max_pixels=max_pixels)
+        self._true_values = values  # the images show these, whatever raters say of them
+        labels = None
+        if rater_noise is not None:
+            key = (seed, self._task_key, RATERS)
+            votes = draw_votes(values, rater_noise, task, raters=raters or 1, seed=key, decimals=2)
+            labels = mean_votes(votes, task, decimals=2)
+        super().__init__(task, values, min_pixels, max_pixels=max_pixels, labels=labels)
 
     def name(self, i: int) -> str:
         return f"{self.task.name}-{self.seed}-{i}.png"
 
     def read(self, i: int) -> tuple[Image.Image, bytes]:
         rng = np.random.default_rng((self.seed, self._task_key, int(i)))
-        image = RENDERERS[self.task.name](float(self.values[i]), rng)
+        image = RENDERERS[self.task.name](float(self._true_values[i]), rng)
         return image, image.tobytes()

@@ -27,6 +27,9 @@ class ImageSource(ABC):
     after it was made, except that it learns hashes, sizes and `remarks`, what had to be assumed about an image or left
     out, such as all frames but the first; [`verify`][rarl.datasets.source.verify] learns all of them in one pass.
 
+    `values` are the truth, which tests go by. `labels` are what raters said, which training sees where there are any:
+    [`rated`][rarl.datasets.source.ImageSource.rated] is the source that training reads.
+
     To add a source, subclass: call `super().__init__`, implement [`name`][rarl.datasets.source.ImageSource.name] and
     [`read`][rarl.datasets.source.ImageSource.read], and enter the class in [`SOURCES`][rarl.datasets.SOURCES].
 
@@ -35,16 +38,25 @@ class ImageSource(ABC):
         values: Float [n], already checked against the task's range.
         min_pixels: Least height times width that an image is resized to; `None` is 3136.
         max_pixels: Largest height times width that an image is resized to; `None` is 12 845 056.
+        labels: Float [n], what raters said of each image, within the task's range; `None` if that is the values.
 
     Raises:
         ValueError: If there is no image, or the bounds contradict each other.
     """
 
     def __init__(
-        self, task: OrdinalTask, values: Any, min_pixels: int | None = None, *, max_pixels: int | None = None
+        self,
+        task: OrdinalTask,
+        values: Any,
+        min_pixels: int | None = None,
+        *,
+        max_pixels: int | None = None,
+        labels: Any = None,
     ) -> None:
         self.task = task
         self.values = np.asarray(values, dtype=np.float64)
+        self.labels = self.values if labels is None else np.asarray(labels, dtype=np.float64)
+        self.is_rated = False
         if not len(self.values):
             raise ValueError(f"{type(self).__name__} for task {task.name!r} holds no images; wanted at least one.")
         self.min_pixels, self.max_pixels = pixel_bounds(min_pixels, max_pixels)
@@ -73,6 +85,16 @@ class ImageSource(ABC):
             )
         other = copy.copy(self)
         other.task = task
+        return other
+
+    def rated(self) -> "ImageSource":
+        """The same images with their labels for values: what training reads. No test can be made of it, as
+        [`heldout_prompts`][rarl.evaluation.heldout.heldout_prompts] wants the truth; the source itself if nobody rated
+        its images."""
+        if self.labels is self.values:
+            return self
+        other = copy.copy(self)
+        other.values, other.is_rated = self.labels, True
         return other
 
     @abstractmethod

@@ -16,7 +16,7 @@ def heldout_prompts(
     min_gap: float = 0.0,
     seed: int = 0,
 ) -> tuple[dict[int, Any], float]:
-    """Prompts over one split of a source, and the median value of its training split.
+    """Prompts over one split of a source with their true values, and the median label of its training split.
 
     Args:
         source: The images; verified here.
@@ -31,8 +31,11 @@ def heldout_prompts(
         Number of images → rows, as [`evaluate`][rarl.evaluation.protocol.evaluate] takes them, and the median.
 
     Raises:
-        ValueError: If the split is unknown, or the groups are impossible.
+        ValueError: If the split is unknown, the groups are impossible, or the source is a
+            [`rated`][rarl.datasets.source.ImageSource.rated] one, whose values are votes.
     """
+    if source.is_rated:
+        raise ValueError("Held-out prompts want the true values, got a source whose values are labels of raters.")
     verify(source)
     splits = split_by_content(source, seed=seed)
     if split not in splits:
@@ -48,7 +51,7 @@ def heldout_prompts(
                 f"images: {error} Give more, or leave {number} out (eval_num_images of a recipe, --num-images of "
                 "rarl evaluate)."
             ) from None
-    return datasets, float(np.median(source.values[splits["train"]]))
+    return datasets, float(np.median(source.labels[splits["train"]]))
 
 
 def check_test_context(

@@ -34,10 +34,18 @@ class RecipeArguments:
     source: str = field(default="builtin", metadata={"help": f"Data source: {', '.join(SOURCES)}."})
     folder: str | None = field(default=None, metadata={"help": "Folder of images, of sources that read one."})
     csv: str | None = field(
-        default=None, metadata={"help": "CSV with the header file,value, of sources that read one."}
+        default=None, metadata={"help": "CSV with the header file,value (or votes), of sources that read one."}
     )
     size: int = field(default=2000, metadata={"help": "Number of images of a source that makes them."})
-    split_seed: int = field(default=0, metadata={"help": "Seed of the builtin images and of the split."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the builtin images, of votes and of the split."})
+    rater_noise: float | None = field(
+        default=None,
+        metadata={"help": "σ of a rater's vote in units of the task: noise of training labels, tests have the truth."},
+    )
+    raters: int | None = field(
+        default=None,
+        metadata={"help": "Votes that a training label is the mean of, of the builtin images or of a CSV with votes."},
+    )
     min_pixels: int | None = field(default=None, metadata={"help": "Least height times width of a loaded image."})
     max_pixels: int | None = field(default=None, metadata={"help": "Largest height times width of a loaded image."})
     task: str | None = field(default=None, metadata={"help": "Name of the task; a new one needs task_rule."})

@@ -22,11 +22,12 @@ class Data:
     """The images of a run, its training rows and its test rows.
 
     Attributes:
-        source: All images.
+        source: All images, with their true values.
         train: Training rows; with `completion`, the perfect answer, for supervised training.
         test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
         median: Median value of the training split: the constant prediction to beat.
-        labels: Values of the training split, all that training may know of the values.
+        labels: Labels of the training split, all that training may know of the values: those of raters if there are
+            any.
     """
 
     source: ImageSource
@@ -57,18 +58,20 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         seed=a.split_seed,
         min_pixels=a.min_pixels,
         max_pixels=a.max_pixels,
+        rater_noise=a.rater_noise,
+        raters=a.raters,
     )
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(
         source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed
     )
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
-    labels = [source.values[i] for i in indices]
+    labels = [source.labels[i] for i in indices]
     if a.gor_vocabulary is not None:
         task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
     train = make_dataset(
-        source,
+        source.rated(),
         indices,
         a.num_prompts,
         mix=a.mix(),

@@ -96,6 +96,10 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
             reason = EVALUATION
         elif name == "size" and not takes(all_given.get("source", "builtin"), "size"):
             reason = f"source {all_given['source']} has as many images as it holds"
+        elif name == "rater_noise" and value is not None and not takes(all_given.get("source", "builtin"), name):
+            reason = f"source {all_given['source']} has the noise of its own labels"
+        elif name == "raters" and value is not None and not takes(all_given.get("source", "builtin"), name):
+            reason = f"source {all_given['source']} has one label an image"
         elif name in LORA and all_given.get("adapter") is None and not all_given.get("use_peft", False):
             reason = "it has an effect with use_peft, or with an adapter that has the same"
         if reason is not None:

@@ -240,6 +240,8 @@ ACTS_ON_DATA = {
     "num_images_weights": ["1", "9"],
     "num_prompts": ["65"],
     "min_gap": ["3"],
+    "rater_noise": ["2"],
+    "raters": ["3", "--rater_noise", "2"],
     "gor_vocabulary": ["fit"],
     "eval_prompts": ["4"],
     "eval_num_images": ["1"],
