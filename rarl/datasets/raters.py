@@ -1,0 +1,77 @@
+"""Labels as people give them: votes scatter about the truth, and a label is the mean of a few votes.
+
+A rater answers within the range of the task, in its units (whole numbers if the task has them). The label of an image
+is the mean of its votes, brought back to such a number, half units upwards.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rarl.task import OrdinalTask
+
+
+def check_raters(raters: int | None, rater_noise: float | None = None) -> None:
+    """Refuse numbers of raters and deviations that cannot be meant.
+
+    Raises:
+        ValueError: If there is less than one rater, or the deviation is negative or not finite.
+    """
+    if raters is not None and raters < 1:
+        raise ValueError(f"raters: wanted at least one rater an image, got {raters}.")
+    if rater_noise is not None and not 0 <= rater_noise < np.inf:
+        raise ValueError(f"rater_noise: wanted a standard deviation of 0 or more, got {rater_noise}.")
+
+
+def to_task(numbers: Any, task: OrdinalTask, decimals: int | None = None) -> np.ndarray:
+    """Numbers as a rater of the task may answer: within its range, whole if it has whole numbers, half units upwards.
+
+    Args:
+        numbers: Float array of any shape.
+        task: Gives the range.
+        decimals: Places behind the point of a task with fractions; `None` leaves them all.
+    """
+    numbers = np.asarray(numbers, dtype=np.float64)
+    if task.integer:
+        numbers = np.floor(numbers + 0.5)
+    elif decimals is not None:
+        numbers = np.round(numbers, decimals)
+    return np.clip(numbers, task.minimum, task.maximum)
+
+
+def draw_votes(
+    values: Any, deviations: Any, task: OrdinalTask, *, raters: int, seed: tuple[int, ...], decimals: int | None = None
+) -> np.ndarray:
+    """Votes about each image, `[n, raters]`: normal about its value, then [`to_task`][rarl.datasets.raters.to_task].
+
+    The votes about the first images do not depend on how many follow.
+
+    Args:
+        values: True values, `[n]`.
+        deviations: Standard deviation of the votes in units of the task, one number or `[n]`.
+        task: Gives the range.
+        raters: Votes about each image.
+        seed: Seed of the draw.
+        decimals: See [`to_task`][rarl.datasets.raters.to_task].
+    """
+    values = np.asarray(values, dtype=np.float64)
+    deviations = np.broadcast_to(np.asarray(deviations, dtype=np.float64), values.shape)
+    noise = np.random.default_rng(seed).standard_normal((len(values), raters))
+    return to_task(values[:, None] + deviations[:, None] * noise, task, decimals)
+
+
+def choose_votes(votes: Any, *, raters: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Some of the votes about each image, `[n, k]` → `[n, raters]`, drawn without replacement.
+
+    Raises:
+        ValueError: If there are fewer votes than raters.
+    """
+    votes = np.asarray(votes, dtype=np.float64)
+    if raters > votes.shape[1]:
+        raise ValueError(f"raters: wanted at most {votes.shape[1]}, the votes that an image has, got {raters}.")
+    return np.random.default_rng(seed).permuted(votes, axis=1)[:, :raters]
+
+
+def mean_votes(votes: Any, task: OrdinalTask, decimals: int | None = None) -> np.ndarray:
+    """Label of each image, `[n, k]` → `[n]`: the mean of its votes, [`to_task`][rarl.datasets.raters.to_task]."""
+    return to_task(np.asarray(votes, dtype=np.float64).mean(axis=1), task, decimals)
