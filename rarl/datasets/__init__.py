@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rarl.datasets.builtin import BuiltinSource
 from rarl.datasets.folder import FolderSource
@@ -112,7 +113,7 @@ def load_source(
     if name not in SOURCES:
         raise ValueError(f"Unknown data source {name!r}; known sources: {', '.join(SOURCES)}.")
     entry = SOURCES[name]
-    given = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
+    given: dict[str, Any] = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
     given |= {"raters": raters, "rater_noise": rater_noise}
     for argument in sorted(entry.needs):
         if given[argument] is None:
