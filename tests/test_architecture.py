@@ -11,7 +11,7 @@ import pytest
 from tests.paths import ROOT
 
 REACHED = {"gor_head", "gor_head.metrics", "gor_head.numbers", "gor_head.output", "gor_head.rows", "gor_head.text"}
-REACHED |= {"gor_head.extras", "gor_head.versions", "gor_head.vocabulary"}
+REACHED |= {"gor_head.compare.significance", "gor_head.extras", "gor_head.versions", "gor_head.vocabulary"}
 """What `rarl` uses of `gor_head` beside `gor_head.vlm`."""
 
 CORE = ("rarl.rewards", "rarl.answer", "rarl.mutation", "rarl.task", "rarl.prompt")

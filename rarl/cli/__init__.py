@@ -3,6 +3,7 @@
 import typer
 
 from gor_head.output import Commands
+from rarl.cli.ablate import ablate
 from rarl.cli.evaluate import evaluate
 from rarl.cli.predict import predict
 from rarl.cli.recipes import recipes
@@ -14,6 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for command in (evaluate, predict, report):
+for command in (evaluate, predict, report, ablate):
     app.command()(command)
 app.add_typer(recipes, name="recipes")

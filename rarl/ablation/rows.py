@@ -1,0 +1,97 @@
+"""What is compared: rows, each one training run or one reading of another row's model, and settings, the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Args:
+        label: What it is called in the table.
+        recipe: Script of `recipes/` that trains it, without `.py`; `None` if nothing is trained.
+        flags: Its arguments, over those of its configuration.
+        start: Row whose adapter training starts from, or that is evaluated if nothing is trained; `None` for the model
+            itself.
+        prompts_of: Recipes whose prompts are added up for this row's `num_prompts`.
+        steps_of: Recipes whose steps are added up for this row's `max_steps`.
+        decode: How a row that trains nothing reads numbers, as [`evaluate`][rarl.evaluation.protocol.evaluate] has it.
+        as_recipe: Recipe whose settings of generation and whose lengths it has, if not its own.
+    """
+
+    label: str
+    recipe: str | None = None
+    flags: tuple[str, ...] = ()
+    start: str | None = None
+    prompts_of: tuple[str, ...] = ()
+    steps_of: tuple[str, ...] = ()
+    decode: str = "greedy"
+    as_recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data to compare on.
+
+    Args:
+        label: What it is called in the table.
+        flags: Arguments of every recipe.
+        of_recipe: Further arguments of single recipes.
+    """
+
+    label: str
+    flags: tuple[str, ...]
+    of_recipe: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+ALL_REWARDS = ("--rewards", "regression", "length", "consistency", "accuracy", "format")
+BOTH_STAGES = ("rarl_stage1", "rarl_stage2")
+
+ROWS: dict[str, Row] = {
+    "cold_start": Row("cold start"),
+    "sft": Row("SFT", "sft"),
+    "sft_all": Row("SFT, all prompts", "sft", prompts_of=("sft", "rarl_stage2")),
+    "sft_sampled": Row("SFT, median of 15 samples", start="sft", decode="sampled_median"),
+    "sft_median": Row("SFT, median of its distribution", start="sft", decode="median"),
+    "sft_mean": Row("SFT, mean of its distribution", start="sft", decode="mean"),
+    "stage1": Row("RARL stage 1", "rarl_stage1"),
+    "stage2_regression": Row(
+        "stage 1 → 2, regression only", "rarl_stage2", ("--rewards", "regression", "format"), start="stage1"
+    ),
+    "stage2_ranking": Row(
+        "stage 1 → 2, ranking only",
+        "rarl_stage2",
+        ("--rewards", "length", "consistency", "accuracy", "format"),
+        start="stage1",
+    ),
+    "stage2_plain": Row("stage 1 → 2, without RMO", "rarl_stage2", ("--rmo", "false"), start="stage1"),
+    "stage2": Row("stage 1 → 2", "rarl_stage2", start="stage1"),
+    "one_stage": Row(
+        "one stage",
+        "rarl_stage1",
+        ("--num_images", "1", "2", "4", "8", *ALL_REWARDS),
+        prompts_of=BOTH_STAGES,
+        steps_of=BOTH_STAGES,
+        as_recipe="rarl_stage2",
+    ),
+    "sft_rarl_plain": Row("SFT → RARL, without RMO", "rarl_stage2", ("--rmo", "false"), start="sft"),
+    "sft_rarl": Row("SFT → RARL", "rarl_stage2", start="sft"),
+}
+"""All rows by name: the one place in which a new one is entered."""
+
+_FRACTIONS = {"rarl_stage1": ("--max_completion_length", "40"), "rarl_stage2": ("--max_completion_length", "144")}
+
+SETTINGS: dict[str, Setting] = {
+    "count_noisy": Setting("count, noisy labels (σ 2)", ("--task", "count", "--rater_noise", "2")),
+    "count": Setting("count, exact labels", ("--task", "count")),
+    "brightness_noisy": Setting(
+        "brightness, noisy labels (σ 0.2)",
+        ("--task", "brightness", "--rater_noise", "0.2", "--eval_max_new_tokens", "160"),
+        _FRACTIONS,
+    ),
+    "brightness": Setting(
+        "brightness, exact labels", ("--task", "brightness", "--eval_max_new_tokens", "160"), _FRACTIONS
+    ),
+}
+"""All settings by name."""

@@ -1,0 +1,217 @@
+"""Executes runs, each in a process of its own, and keeps what came of them: what is there already is not made again."""
+
+import json
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rarl.ablation.plan import Run
+from rarl.evaluation.reports import Report
+
+RESULTS = "results.json"
+CURVES = ("reward", "grad_norm", "rmo/stagnant_fraction", "frac_reward_zero_std", "rewards/regression_reward/mean")
+"""What is kept of the training log, beside steps and seconds."""
+
+PRELOADED = ["rarl.recipe", "rarl.trainer", "rarl.evaluation.protocol", "trl"]
+"""Imported once, before processes part: they take longer to import than some runs take."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        setting: Name of the setting.
+        row: Name of the row.
+        seed: The seed.
+        command: What was executed; see [`Run.command`][rarl.ablation.plan.Run.command].
+        seconds: Wall time of the run itself, evaluation included, without that of the run that it started from.
+        report: The report on held-out prompts, as JSON.
+        curve: Key of the training log → values over the logged steps, `step` and `seconds` among them; empty where
+            nothing was trained.
+    """
+
+    setting: str
+    row: str
+    seed: int
+    command: str
+    seconds: float
+    report: dict[str, Any]
+    curve: dict[str, list[float | None]]
+
+    @property
+    def name(self) -> str:
+        """As [`Run.name`][rarl.ablation.plan.Run.name]."""
+        return f"{self.setting}/seed{self.seed}/{self.row}"
+
+
+def read_results(path: Path) -> dict[str, Result]:
+    """Results by name; none if there is no such file.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        results = [Result(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        for result in results:
+            Report.from_json(result.report, f"{path}: {result.name}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: wanted a list of results that rarl ablate wrote: {error}") from None
+    return {result.name: result for result in results}
+
+
+def write_results(results: Sequence[Result], path: Path) -> None:
+    """Write results, one a line, by way of a file beside it, so that an interrupted run leaves the old ones."""
+    lines = ",\n".join(json.dumps(asdict(result), allow_nan=False) for result in sorted(results, key=lambda r: r.name))
+    partial = path.with_suffix(".partial")
+    partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def run_all(
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    jobs: int = 1,
+    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Execute what has no result yet.
+
+    A run whose result was made by the same command is kept; what it left is needed only where another run starts from
+    it. Runs that start from one that failed are not executed. Each run has one thread.
+
+    Args:
+        runs: Each after those that it starts from.
+        folder: Where `results.json` and, in a folder each, the runs lie.
+        jobs: Runs at a time.
+        progress: Called with runs done, runs in all, and the run just done.
+
+    Returns:
+        Name → result of the runs that have one; name → what went wrong.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    known = read_results(folder / RESULTS)
+    done = {run.name for run in runs if run.name in known and known[run.name].command == run.command}
+    # A start whose result is known but whose adapter is gone is trained again.
+    starts = {run.start.name for run in runs if run.start is not None and run.name not in done}
+    done -= {name for name in starts if not (folder / name / "adapter_config.json").is_file()}
+    waiting = [run for run in runs if run.name not in done]
+    failures: dict[str, str] = {}
+    total, finished = len(waiting), 0
+    progress(0, total, "")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    going: dict[Future[float], Run] = {}
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        while waiting or going:
+            for run in list(waiting):
+                start = None if run.start is None else run.start.name
+                if start in failures:
+                    waiting.remove(run)
+                    finished += 1
+                    failures[run.name] = f"it starts from {start}, which failed"
+                elif len(going) < jobs and (start is None or start in done):
+                    waiting.remove(run)
+                    going[pool.submit(execute, run, folder)] = run
+            if not going:
+                continue
+            for future in wait(going, return_when=FIRST_COMPLETED).done:
+                run = going.pop(future)
+                finished += 1
+                try:
+                    known[run.name] = result_of(run, folder, future.result())
+                    done.add(run.name)
+                    write_results(list(known.values()), folder / RESULTS)
+                except (Exception, BrokenProcessPool) as error:
+                    failures[run.name] = f"{error} (see {folder / run.name / 'log.txt'})"
+                progress(finished, total, run.name)
+    return {run.name: known[run.name] for run in runs if run.name in done}, failures
+
+
+def execute(run: Run, folder: Path) -> float:
+    """Train or evaluate, in a process of its own; the output goes into `log.txt`. Returns seconds.
+
+    Raises:
+        RuntimeError: If it failed; with the last line of its output.
+    """
+    out = folder / run.name
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    adapter = [] if run.start is None else ["--adapter", str(folder / run.start.name)]
+    sys.argv = [str(run.script or "evaluate"), *run.arguments, *adapter, "--output_dir", str(out)]
+    with (out / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            if run.script is None:
+                evaluate_only(run, out)
+            else:
+                runpy.run_path(str(run.script), run_name="__main__")
+        except SystemExit as error:
+            if error.code:
+                print(error.code, file=log)
+                raise RuntimeError(str(error.code)) from None
+        except Exception as error:
+            traceback.print_exc(file=log)
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+    return time.perf_counter() - started
+
+
+def evaluate_only(run: Run, out: Path) -> None:
+    """Report on the model that a run starts from, on the prompts that recipes evaluate on."""
+    from trl import SFTConfig
+
+    from rarl.evaluation.protocol import evaluate
+    from rarl.evaluation.reports import write_report
+    from rarl.models import load_model, resolve_model
+    from rarl.recipe import parse, prepare_data
+
+    decode: Any = run.decode
+    _, arguments, model_args = parse(SFTConfig, Path(run.arguments[1]))
+    data = prepare_data(arguments)
+    model, processor = load_model(resolve_model(model_args.model_name_or_path), arguments.adapter)
+    report = evaluate(
+        model,
+        processor,
+        data.test,
+        task=data.source.task,
+        batch_size=arguments.eval_batch_size,
+        max_new_tokens=arguments.eval_max_new_tokens,
+        constant=data.median,
+        decode=decode,
+    )
+    write_report(report, out / "report.json")
+
+
+def result_of(run: Run, folder: Path, seconds: float) -> Result:
+    """The result that a run left in its folder."""
+    out = folder / run.name
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    state = out / "trainer_state.json"
+    curve: dict[str, list[float | None]] = {}
+    if run.script is not None and state.is_file():
+        content = json.loads(state.read_text(encoding="utf-8"))
+        logged = [entry for entry in content["log_history"] if "loss" in entry]
+        curve = {"step": [entry["step"] for entry in logged]}
+        for key in CURVES:
+            if any(key in entry for entry in logged):
+                curve[key] = [_rounded(entry.get(key)) for entry in logged]
+        ended = next((entry["train_runtime"] for entry in content["log_history"] if "train_runtime" in entry), None)
+        if ended is not None:
+            curve["train_seconds"] = [ended]
+    return Result(run.setting, run.row, run.seed, run.command, round(seconds, 1), report, curve)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or value != value else float(f"{value:.4g}")
