@@ -64,6 +64,14 @@ class RARLConfig(SharedPrefixConfig):
         default=True,
         metadata={"help": "Give a tied group advantages of exactly 0 instead of amplified rounding."},
     )
+    credit: str = field(
+        default="completion",
+        metadata={
+            "help": "What a token's advantage counts: 'completion' (the total reward, as GRPO), 'item' (what numbers "
+            "stated before it have not settled), 'exact' (as 'item', and of each number the expected reward under the "
+            "model's own distribution instead of that of the sampled one)."
+        },
+    )
     suppress_vision_tokens: bool = field(
         default=True,
         metadata={"help": "Never sample vision tokens: one image pad in an answer ends the run."},
@@ -75,6 +83,7 @@ class RARLConfig(SharedPrefixConfig):
         for name, value, known in (
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
+            ("credit", self.credit, ("completion", "item", "exact")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
@@ -84,7 +93,33 @@ class RARLConfig(SharedPrefixConfig):
             )
         if self.advantage_cap is not None and self.advantage_cap <= 0:
             raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
+        check_credit(self)
         check_best_model(self)
+
+
+PER_TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
+"""Losses in which the advantage of a token weighs that token alone."""
+
+
+def check_credit(args: Any) -> None:
+    """Refuse settings under which a token's own advantage would not be its own.
+
+    Raises:
+        ValueError: Names `credit` and the setting.
+    """
+    if args.credit == "completion":
+        return
+    for name, wanted in (
+        ("loss_type", PER_TOKEN_LOSSES),
+        ("importance_sampling_level", ("token",)),
+        ("multi_objective_aggregation", ("sum_then_normalize",)),
+        ("use_liger_kernel", (False,)),
+    ):
+        if getattr(args, name) not in wanted:
+            raise ValueError(
+                f"credit={args.credit!r} gives each token its own advantage, and works with {name} "
+                f"{', '.join(map(str, wanted))}, got {getattr(args, name)!r}."
+            )
 
 
 def check_best_model(args: GRPOConfig) -> None:
@@ -132,12 +167,14 @@ def with_defaults(args: GRPOConfig) -> Any:
     defaults where it has no value.
 
     Raises:
-        ValueError: See [`check_best_model`][rarl.trainer.config.check_best_model].
+        ValueError: See [`check_best_model`][rarl.trainer.config.check_best_model] and
+            [`check_credit`][rarl.trainer.config.check_credit].
     """
     whole: Any = copy.copy(args)
     for each in fields(RARLConfig):
         if not hasattr(whole, each.name):
             setattr(whole, each.name, each.default)
+    check_credit(whole)
     check_best_model(whole)
     return whole
 

@@ -11,8 +11,10 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from rarl.answer import REASONS, parse_answer
+from rarl.credit import CreditedAnswer, Worth, leave_one_out, pooled_deviation, rewards_to_go
 from rarl.mutation import choose_mutated, is_stagnant, reference_text, rewrite_ids, total_rewards, zero_tied_advantages
 from rarl.prompt import build_completion
+from rarl.rewards import accuracy_reward, regression_reward
 from rarl.task import get_task
 from rarl.trainer.config import RARLConfig, generation_window, mutation_settings, with_defaults
 from rarl.trainer.mixed import check_mixed
@@ -83,6 +85,12 @@ class RARLTrainer(SharedPrefixTrainer):
         if settings.suppress_vision_tokens and self._is_vlm:
             config = self.accelerator.unwrap_model(self.model).config
             self._suppress(vision_token_ids(self.processing_class, config))
+        self._credit_weights = self._weights_of(regression_reward, accuracy_reward)
+        if settings.credit != "completion" and not any(self._credit_weights):
+            raise ValueError(
+                f"credit={settings.credit!r} shares out the regression and the accuracy reward; wanted one of them "
+                f"among the rewards, got {', '.join(self.reward_func_names)}."
+            )
         self._mutation_settings = mutation_settings(settings)
         self._mutation_inputs: list[dict[str, Any]] = []
         self._mutated = torch.empty(0, dtype=torch.bool)
@@ -101,6 +109,14 @@ class RARLTrainer(SharedPrefixTrainer):
             self.generation_kwargs["suppress_tokens"] = token_ids
             self.generation_config.suppress_tokens = token_ids
 
+    def _weights_of(self, *functions: Any) -> tuple[float, ...]:
+        """Weights of reward functions, 0 of one that is not used."""
+        weights = self.reward_weights.tolist()
+        return tuple(
+            sum(weight for used, weight in zip(self.reward_funcs, weights, strict=True) if used is function)
+            for function in functions
+        )
+
     @property
     def _rmo_active(self) -> bool:
         return self.args.rmo and self.model.training
@@ -113,6 +129,8 @@ class RARLTrainer(SharedPrefixTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             self._finish_advantages(output)
+            if self.args.credit != "completion":
+                self._credit_items(output)
         if self._rmo_active:
             output["mutated"] = self._mutated.to(output["advantages"].device)
             grouped = self._total_rewards().view(-1, self.num_generations)
@@ -139,6 +157,34 @@ class RARLTrainer(SharedPrefixTrainer):
         logged: Any = self._logs["advantages"]  # the table shows what is used
         for position, advantage in enumerate(reversed(advantages.tolist()[-len(logged) :]), start=1):
             logged[-position] = advantage
+
+    def _credit_items(self, output: dict[str, Any]) -> None:
+        """Put an advantage a token, `[b, t]`, in the place of that of the answer; see [`rarl.credit`][rarl.credit]."""
+        rows, device = self._mutation_inputs, output["advantages"].device
+        totals = self._total_rewards().cpu().double().numpy()
+        scale = pooled_deviation(totals, self.num_generations)
+        start = self.accelerator.process_index * len(rows)
+        most = self._largest_of_processes(max(len(row["values"]) for row in rows))
+        decode: Callable[[list[int]], str] = lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
+        answers = []
+        for row, ids, mask in zip(rows, output["completion_ids"], output["completion_mask"], strict=True):
+            tokens = ids[mask.bool()].tolist()
+            worth = Worth(row["values"], get_task(row["task"]).tolerance, *self._credit_weights)
+            answers.append(CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most))
+        table = rewards_to_go(
+            totals[start : start + len(rows)],
+            [answer.promises for answer in answers],
+            [answer.keys for answer in answers],
+            2 * (most + 1),
+        )
+        whole = self.accelerator.gather(torch.from_numpy(table).to(device)).cpu().numpy()
+        centred = leave_one_out(whole, self.num_generations)[start : start + len(rows)] / scale
+        advantages = output["advantages"].new_zeros(output["completion_ids"].shape)
+        for place, answer in enumerate(answers):
+            keys = np.asarray(answer.keys)[answer.stages]
+            advantages[place, : len(keys)] = torch.from_numpy(centred[place, keys]).to(advantages)
+        cap = self.args.advantage_cap
+        output["advantages"] = advantages if cap is None else advantages.clamp(-cap, cap)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         self._last_rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -248,10 +294,12 @@ class RARLTrainer(SharedPrefixTrainer):
             return super()._compute_loss(model, inputs)
         # The KL and entropy terms of mutated rows stay TRL's; their policy term is replaced.
         advantages = inputs["advantages"]
-        loss = super()._compute_loss(model, {**inputs, "advantages": advantages.masked_fill(mutated, 0.0)})
+        is_mutated = mutated.unsqueeze(1) if advantages.dim() == 2 else mutated
+        loss = super()._compute_loss(model, {**inputs, "advantages": advantages.masked_fill(is_mutated, 0.0)})
         probability = self._last_logps.exp()
         shaped = probability / (probability + self.args.rmo_luffy_gamma)
-        per_token = -shaped * (advantages * mutated).unsqueeze(1)
+        per_row = advantages if advantages.dim() == 2 else advantages.unsqueeze(1)
+        per_token = -shaped * per_row * mutated.unsqueeze(1)
         return loss + self._normalize(per_token, inputs["completion_mask"], inputs["num_items_in_batch"])
 
     def _normalize(self, per_token: torch.Tensor, mask: torch.Tensor, num_items: torch.Tensor) -> torch.Tensor:
