@@ -12,6 +12,36 @@ from rarl.shared_prefix.groups import Images, find_groups, join_images
 from rarl.shared_prefix.layout import NO_TEXT_LAST, Group, image_blocks, masks, pack_groups, prompt_positions
 
 
+def prompt_groups(
+    base_model: Any,
+    input_ids: torch.Tensor,
+    *,
+    attention_mask: torch.Tensor,
+    completion_length: int,
+    images: Sequence[Images | None] | None = None,
+    mm_token_type_ids: torch.Tensor | None = None,
+    token_type_ids: torch.Tensor | None = None,
+) -> list[Group]:
+    """The groups of a batch, with their prompts and positions; arguments and errors are those of
+    [`answer_log_probs`][rarl.shared_prefix.scoring.answer_log_probs]."""
+    if mm_token_type_ids is not None and mm_token_type_ids[:, -completion_length:].any():
+        raise ValueError("Answers must be text to share a prompt, image tokens are seen in one.")
+    prompt_mask = attention_mask[:, :-completion_length].bool()
+    groups = []
+    for rows in find_groups(input_ids, attention_mask, completion_length, images=images):
+        first = rows[0]
+        is_token = prompt_mask[first]
+        prompt = input_ids[first, :-completion_length][is_token]
+        types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][is_token]
+        prompt_images = (images[first] if images is not None else None) or {}
+        if prompt_images and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
+            raise ValueError(NO_TEXT_LAST)
+        positions = prompt_positions(base_model, prompt, types, grid=prompt_images.get("image_grid_thw"))
+        seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][is_token]
+        groups.append(Group(tuple(rows), prompt, positions, None if seen is None else image_blocks(seen)))
+    return groups
+
+
 def answer_log_probs(
     model: Any,
     base_model: Any,
@@ -56,23 +86,17 @@ def answer_log_probs(
     Raises:
         ValueError: If a prompt ends in an image, or an answer holds one.
     """
-    if mm_token_type_ids is not None and mm_token_type_ids[:, -completion_length:].any():
-        raise ValueError("Answers must be text to share a prompt, image tokens are seen in one.")
-    prompt_mask = attention_mask[:, :-completion_length].bool()
+    groups = prompt_groups(
+        base_model,
+        input_ids,
+        attention_mask=attention_mask,
+        completion_length=completion_length,
+        images=images,
+        mm_token_type_ids=mm_token_type_ids,
+        token_type_ids=token_type_ids,
+    )
     completion_ids = input_ids[:, -completion_length:]
     completion_mask = attention_mask[:, -completion_length:]
-    groups = []
-    for rows in find_groups(input_ids, attention_mask, completion_length, images=images):
-        first = rows[0]
-        is_token = prompt_mask[first]
-        prompt = input_ids[first, :-completion_length][is_token]
-        types = None if mm_token_type_ids is None else mm_token_type_ids[first, :-completion_length][is_token]
-        prompt_images = (images[first] if images is not None else None) or {}
-        if prompt_images and int(prompt[-1]) == getattr(base_model.config, "image_token_id", -1):
-            raise ValueError(NO_TEXT_LAST)
-        positions = prompt_positions(base_model, prompt, types, grid=prompt_images.get("image_grid_thw"))
-        seen = None if token_type_ids is None else token_type_ids[first, :-completion_length][is_token]
-        groups.append(Group(tuple(rows), prompt, positions, None if seen is None else image_blocks(seen)))
     lengths = completion_mask.sum(dim=1).tolist()
     calls = plan_calls(cut_groups(groups, lengths, cost), lengths, budget)
     calls = split_calls(calls, agree(len(calls))) if budget is not None else calls

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from rarl.answer import REASONS, parse_answer
 from rarl.credit import CreditedAnswer, Worth, leave_one_out, pooled_deviation, rewards_to_go
+from rarl.expectation import ExpectedNumbers
 from rarl.mutation import choose_mutated, is_stagnant, reference_text, rewrite_ids, total_rewards, zero_tied_advantages
 from rarl.prompt import build_completion
 from rarl.rewards import accuracy_reward, regression_reward
@@ -92,6 +93,8 @@ class RARLTrainer(SharedPrefixTrainer):
                 f"among the rewards, got {', '.join(self.reward_func_names)}."
             )
         self._mutation_settings = mutation_settings(settings)
+        self._expected = self._expected_numbers(train_dataset) if settings.credit == "exact" else None
+        self._last_call: tuple[Any, ...] = ()
         self._mutation_inputs: list[dict[str, Any]] = []
         self._mutated = torch.empty(0, dtype=torch.bool)
         self._last_rewards = torch.empty(0)
@@ -108,6 +111,18 @@ class RARLTrainer(SharedPrefixTrainer):
             token_ids = sorted({*token_ids, *(self.generation_kwargs.get("suppress_tokens") or [])})
             self.generation_kwargs["suppress_tokens"] = token_ids
             self.generation_config.suppress_tokens = token_ids
+
+    def _expected_numbers(self, train_dataset: Any) -> ExpectedNumbers:
+        if not self._shares_prefix or self._flex or self._code_mask is not None:
+            raise ValueError(
+                "credit='exact' lays numbers that were not sampled behind shared prompts: wanted shared_prefix, with "
+                "shared_prefix_attention='sdpa' and without value_tokens, and a model that allows it."
+            )
+        if not isinstance(train_dataset, Dataset):
+            raise ValueError(
+                f"credit='exact' wants a Dataset, whose task it reads, got {type(train_dataset).__name__}."
+            )
+        return ExpectedNumbers.of(self.processing_class, get_task(train_dataset[0]["task"]))
 
     def _weights_of(self, *functions: Any) -> tuple[float, ...]:
         """Weights of reward functions, 0 of one that is not used."""
@@ -166,11 +181,17 @@ class RARLTrainer(SharedPrefixTrainer):
         start = self.accelerator.process_index * len(rows)
         most = self._largest_of_processes(max(len(row["values"]) for row in rows))
         decode: Callable[[list[int]], str] = lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
-        answers = []
+        exact = self._expected if self.args.credit == "exact" else None
+        answers: list[Any] = []
         for row, ids, mask in zip(rows, output["completion_ids"], output["completion_mask"], strict=True):
             tokens = ids[mask.bool()].tolist()
-            worth = Worth(row["values"], get_task(row["task"]).tolerance, *self._credit_weights)
-            answers.append(CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most))
+            task = get_task(row["task"])
+            worth = Worth(row["values"], task.tolerance, *self._credit_weights)
+            answer = CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most)
+            answers.append(answer if exact is None else exact.take_over(answer, tokens, worth, task))
+        if exact is not None:
+            places, gains = exact.table(answers, scale)
+            output["number_places"], output["number_gains"] = places.to(device), gains.to(device)
         table = rewards_to_go(
             totals[start : start + len(rows)],
             [answer.promises for answer in answers],
@@ -286,9 +307,24 @@ class RARLTrainer(SharedPrefixTrainer):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self.args.rmo_importance == "luffy":
             self._last_logps = result[0]  # of the loss's own forward pass, with its graph
+        self._last_call = (args, kwargs)
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = self._sampled_loss(model, inputs)
+        if self._expected is None or not self.model.training:
+            return loss
+        (_, *args), kwargs = self._last_call
+        fields = {name: field for name, field in kwargs.items() if not name.startswith("compute_")}
+        where = (inputs["number_places"] >= 0).nonzero()
+        rows, columns = where[:, 0], inputs["number_places"][where[:, 0], where[:, 1]]
+        places, tree = torch.stack([rows, columns], dim=1), self._expected.tree
+        logits = self._branch_logits(model, *args, places=places, tree=tree, **fields)
+        expected = self._expected.rewards(logits / self.temperature, inputs["number_gains"][where[:, 0], where[:, 1]])
+        per_token = expected.new_zeros(inputs["completion_mask"].shape).index_put((rows, columns), -expected)
+        return loss + self._normalize(per_token, inputs["completion_mask"], inputs["num_items_in_batch"])
+
+    def _sampled_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         mutated = inputs.get("mutated")
         if mutated is None or self.args.rmo_importance == "on_policy":
             return super()._compute_loss(model, inputs)
@@ -312,7 +348,7 @@ class RARLTrainer(SharedPrefixTrainer):
             return total.sum() / mask.sum().clamp(min=1) / accumulation
         if self.loss_type == "dr_grpo":
             return total.sum() / (total.size(0) * self.max_completion_length) / accumulation
-        normalizer = num_items.clamp(min=1) / self.accelerator.num_processes
+        normalizer = num_items.clamp(min=1) / self.accelerator.num_processes  # dapo, cispo
         return total.sum() / (normalizer * accumulation / self.args.steps_per_generation)
 
 

@@ -15,6 +15,7 @@ from trl.trainer.utils import pad, split_tensor_dict
 
 from gor_head.vlm import CodeMask, ValueTokenLogits, ValueTokens
 from gor_head.vlm.repairs import mend_token_rows
+from rarl.shared_prefix.branches import TokenTree, branch_logits
 from rarl.shared_prefix.calls import attention_cost
 from rarl.shared_prefix.flex import unsupported_flex
 from rarl.shared_prefix.groups import (
@@ -28,7 +29,7 @@ from rarl.shared_prefix.groups import (
 )
 from rarl.shared_prefix.image_memo import images_processed_once
 from rarl.shared_prefix.rollout import sample_answers, unsupported_settings
-from rarl.shared_prefix.scoring import answer_log_probs
+from rarl.shared_prefix.scoring import answer_log_probs, prompt_groups
 from rarl.shared_prefix.support import innermost, unsupported, unsupported_model
 
 logger = get_logger(__name__)
@@ -287,6 +288,48 @@ class SharedPrefixTrainer(GRPOTrainer):
         log_probs = torch.cat([part[0] for part in parts])
         entropies = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None
         return log_probs, entropies, None
+
+    def _branch_logits(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *,
+        places: torch.Tensor,
+        tree: TokenTree,
+        **fields: Any,
+    ) -> torch.Tensor:
+        """Logits after each node of a tree at places of the answers; see
+        [`branch_logits`][rarl.shared_prefix.branches.branch_logits]."""
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if fields.get(name) is not None:
+                fields[name] = fields[name][:, -input_ids.shape[1] :]
+        images = split_images(fields, fields.get("num_images"))
+        base_model = innermost(self.accelerator.unwrap_model(model))
+        groups = prompt_groups(
+            base_model,
+            input_ids,
+            attention_mask=attention_mask,
+            completion_length=logits_to_keep,
+            images=images,
+            mm_token_type_ids=fields.get("mm_token_type_ids"),
+            token_type_ids=fields.get("token_type_ids"),
+        )
+        device = input_ids.device.type
+        with self.accelerator.autocast():
+            autocast = torch.is_autocast_enabled(device)
+            return branch_logits(
+                model,
+                groups,
+                input_ids[:, -logits_to_keep:],
+                completion_mask=attention_mask[:, -logits_to_keep:],
+                images=images,
+                places=places,
+                tree=tree,
+                config=base_model.config,
+                dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+            )
 
     def _largest_of_processes(self, number: int) -> int:
         numbers = torch.tensor([number], device=self.accelerator.device)
