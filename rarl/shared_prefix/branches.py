@@ -30,7 +30,8 @@ class TokenTree:
     @classmethod
     def of(cls, prefixes: Sequence[tuple[int, ...]]) -> tuple["TokenTree", list[int]]:
         """The tree of some continuations, and the node of each: 0 for the root, else 1 + the index of a token."""
-        whole = sorted({prefix[:length] for prefix in prefixes for length in range(1, len(prefix) + 1)}, key=len)
+        found = {prefix[:length] for prefix in prefixes for length in range(1, len(prefix) + 1)}
+        whole = sorted(found, key=lambda prefix: (len(prefix), prefix))
         node = {(): 0} | {prefix: place for place, prefix in enumerate(whole, start=1)}
         tree = cls(tuple(prefix[-1] for prefix in whole), tuple(node[prefix[:-1]] for prefix in whole))
         return tree, [node[tuple(prefix)] for prefix in prefixes]
