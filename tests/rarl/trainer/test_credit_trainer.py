@@ -1,0 +1,223 @@
+"""Credit for items and expected numbers in TRL's training loop, against plain definitions."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+from trl import GRPOConfig
+
+from rarl import tiny
+from rarl.answer_format import write_completion, write_list
+from rarl.credit import CreditedAnswer, Worth
+from rarl.datasets import load_source, make_dataset
+from rarl.expectation import ExpectedNumbers
+from rarl.inputs import batch_inputs
+from rarl.prompt import build_completion
+from rarl.rewards import REWARDS, accuracy_reward, format_reward, regression_reward, weights
+from rarl.task import get_task
+from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
+
+GROUP = 4
+TASK = get_task("count")
+
+
+@pytest.fixture(scope="module")
+def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    tiny.build_model(processor, width=64, layers=1, vision_layers=1).save_pretrained(folder)
+    return AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def trainer_of(model: Any, processor: Any, folder: Path, rows: Any, rewards: Any, **overrides: Any) -> RARLTrainer:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 2 * GROUP,
+        "num_generations": GROUP,
+        "max_completion_length": 64,
+        "max_steps": 1,
+        "logging_steps": 1,
+        "beta": 0.0,
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "rmo": False,
+    }
+    args = RARLConfig(**{**settings, **overrides})
+    return RARLTrainer(copy.deepcopy(model), rewards, args, rows, processing_class=processor)
+
+
+def rows_of(num_images: int, num_prompts: int = 2, task: str = "count") -> Any:
+    return make_dataset(load_source("builtin", task, size=16), np.arange(16), num_prompts, mix={num_images: 1.0})
+
+
+def answer_with(trainer: RARLTrainer, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The first rows, and what the trainer makes of them if these answers are sampled."""
+    tokenizer: Any = trainer.processing_class.tokenizer
+    ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+    monkeypatch.setattr(SharedPrefixTrainer, "_generate_single_turn", lambda *_, **__: (ids, None))
+    trainer.model.train()
+    rows = next(iter(trainer.get_train_dataloader()))
+    return rows, trainer._generate_and_score_completions(rows)
+
+
+def test_advantages_of_tokens_are_totals_less_promises(
+    random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each token against the definition: (total − promise), less the mean of the others at the same stage."""
+    trainer = trainer_of(
+        random_model,
+        processor,
+        tmp_path,
+        rows_of(2),
+        list(REWARDS.values()),
+        credit="item",
+        reward_weights=weights(),
+    )
+    rng = np.random.default_rng(0)
+    texts = [build_completion(rng.integers(0, 11, 2).tolist(), TASK) for _ in range(2 * GROUP)]
+    rows, output = answer_with(trainer, monkeypatch, texts)
+    totals = trainer._total_rewards().double().numpy()
+    deviation = np.sqrt(np.mean(totals.reshape(2, GROUP).var(axis=1, ddof=1)))
+    tokenizer = processor.tokenizer
+    for group in range(2):
+        to_go = []
+        for row in range(group * GROUP, (group + 1) * GROUP):
+            worth = Worth(rows[row]["values"], TASK.tolerance, 1.0, 1.0)
+            ids = [*tokenizer.encode(texts[row]), tokenizer.eos_token_id]
+            decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
+            answer = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2)
+            to_go.append(totals[row] - answer.promises)
+            assert len(answer.promises) == 5  # two numbers thought, two listed
+            stages = answer.stages
+            assert (output["advantages"][row, len(stages) :] == 0).all()
+        table = np.stack(to_go)
+        for number, row in enumerate(range(group * GROUP, (group + 1) * GROUP)):
+            others = np.delete(table, number, axis=0).mean(axis=0)
+            ids = [*tokenizer.encode(texts[row]), tokenizer.eos_token_id]
+            worth = Worth(rows[row]["values"], TASK.tolerance, 1.0, 1.0)
+            stages = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2).stages
+            wanted = ((table[number] - others) / deviation)[stages]
+            np.testing.assert_allclose(output["advantages"][row, : len(stages)].numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["count", "brightness"])
+def test_gradient_of_a_tied_group_is_that_of_the_expected_reward(
+    random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """All answers alike: nothing is left of the sampled part, and a number's own distribution still teaches.
+
+    The oracle writes every legal number out behind the prefix, takes its probability from the plain model, node by
+    node, and differentiates the mean regression reward.
+    """
+    judged = get_task(task)
+    trainer = trainer_of(
+        random_model,
+        processor,
+        tmp_path,
+        rows_of(1, task=task),
+        [regression_reward, format_reward],
+        credit="exact",
+        loss_type="dr_grpo",
+        temperature=0.7,
+    )
+    text = write_completion("so", write_list([(1, judged.format_value(judged.maximum / 2))]))
+    rows, output = answer_with(trainer, monkeypatch, [text] * 2 * GROUP)
+    assert (output["advantages"] == 0).all() and (output["number_places"] >= 0).sum() == 2 * GROUP
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer._compute_loss(trainer.model, output)
+    loss.backward()
+    found = {name: each.grad for name, each in trainer.model.named_parameters() if each.grad is not None}
+
+    model = copy.deepcopy(random_model).train()
+    expected = ExpectedNumbers.of(processor, judged)
+    tokenizer, trie = processor.tokenizer, expected.trie
+    ids = tokenizer.encode(text)
+    start = trie.find([*ids, tokenizer.eos_token_id])[0].start
+    oracle: Any = 0.0
+    for row in (rows[0], rows[GROUP]):
+        nodes = []
+        for prefix in trie.prefixes:
+            plain = batch_inputs(processor, [row])
+            tail = torch.tensor([[*ids[:start], *prefix]])
+            plain["input_ids"] = torch.cat([plain["input_ids"], tail], dim=1)
+            plain["attention_mask"] = torch.ones_like(plain["input_ids"])
+            plain["mm_token_type_ids"] = torch.nn.functional.pad(plain["mm_token_type_ids"], (0, tail.shape[1]))
+            nodes.append(model(**plain).logits[0, -1] / 0.7)
+        chances = trie.log_probs(torch.stack(nodes)).exp()
+        closeness = [
+            max(0.0, 1 - ((float(number) - row["values"][0]) / judged.tolerance) ** 2) for number in trie.numbers
+        ]
+        oracle = oracle - (chances * torch.tensor(closeness)).sum() * GROUP
+    # The groups do not vary, so gains are not scaled.
+    oracle = oracle / (2 * GROUP * trainer.args.max_completion_length)
+    oracle.backward()
+    assert float(loss.detach()) == pytest.approx(float(oracle.detach()), rel=1e-4)
+    compared = 0
+    for name, each in model.named_parameters():
+        if each.grad is not None and each.grad.abs().max() > 1e-9:
+            torch.testing.assert_close(found[name], each.grad, rtol=2e-3, atol=1e-7)
+            compared += 1
+    assert compared > 10
+
+
+@pytest.mark.parametrize("credit", ["item", "exact"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "cispo"])
+def test_training_moves_the_model(
+    random_model: Any, processor: Any, tmp_path: Path, credit: str, loss_type: str
+) -> None:
+    trainer = trainer_of(
+        random_model,
+        processor,
+        tmp_path,
+        rows_of(2, 4),
+        list(REWARDS.values()),
+        credit=credit,
+        loss_type=loss_type,
+        rmo=True,
+        rmo_probability=1.0,
+        max_steps=2,
+        gradient_accumulation_steps=2,
+    )
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    moved = [name for name, each in trainer.model.state_dict().items() if not torch.equal(each, before[name])]
+    assert moved
+    assert all(np.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"loss_type": "luspo"},
+            "credit='item' gives each token its own advantage, and works with loss_type grpo",
+        ),
+        ({"importance_sampling_level": "sequence"}, "works with importance_sampling_level token, got 'sequence'"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "works with multi_objective_aggregation sum_then"),
+    ],
+)
+def test_losses_without_advantages_of_tokens_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RARLConfig(str(tmp_path), credit="item", use_cpu=True, bf16=False, **settings)
+    with pytest.raises(ValueError, match="credit must be one of completion, item, exact, got 'token'"):
+        RARLConfig(str(tmp_path), credit="token", use_cpu=True, bf16=False)
+    assert GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **settings)  # TRL's own takes them
+
+
+def test_what_credit_wants(random_model: Any, processor: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shares out the regression and the accuracy reward; wanted one of them"):
+        trainer_of(random_model, processor, tmp_path, rows_of(1), [format_reward], credit="item")
+    with pytest.raises(ValueError, match="lays numbers that were not sampled behind shared prompts"):
+        trainer_of(
+            random_model, processor, tmp_path, rows_of(1), [regression_reward], credit="exact", shared_prefix="off"
+        )
+    trainer = trainer_of(random_model, processor, tmp_path, rows_of(1), [accuracy_reward], credit="exact")
+    assert trainer._credit_weights == (0.0, 1.0)
