@@ -256,7 +256,15 @@ def leave_one_out(table: np.ndarray, group_size: int) -> np.ndarray:
     return (grouped - others).reshape(table.shape)
 
 
-def pooled_deviation(totals: Any, group_size: int) -> float:
-    """Root of the mean variance of total rewards within groups; 1 where no group varies."""
-    variance = float(np.asarray(totals, dtype=np.float64).reshape(-1, group_size).var(axis=1, ddof=1).mean())
-    return variance**0.5 if variance > 1e-12 else 1.0
+def shrunk_deviations(totals: Any, group_size: int) -> np.ndarray:
+    """Standard deviation of the totals of each group, `[n]` → `[n / group_size]`, to divide advantages by.
+
+    That of a tied group is 0, and its answers may promise different things all the same. So each variance, of
+    `group_size − 1` degrees of freedom, is shrunk by one degree towards the mean variance of all groups; 1 where no
+    group varies.
+    """
+    grouped = np.asarray(totals, dtype=np.float64).reshape(-1, group_size)
+    variances = grouped.var(axis=1, ddof=1)
+    if variances.mean() <= 1e-12:
+        return np.ones(len(variances))
+    return np.sqrt(((group_size - 1) * variances + variances.mean()) / group_size)

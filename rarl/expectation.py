@@ -94,14 +94,14 @@ class ExpectedNumbers:
             **fields, places=np.array(places, dtype=np.int64), gains=np.reshape(gains, (-1, len(numbers)))
         )
 
-    def table(self, answers: Sequence[ExactAnswer], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places `[b, s]` (-1 where an answer has fewer) and gains over `scale` `[b, s, K]` of answers."""
+    def table(self, answers: Sequence[ExactAnswer], scales: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places `[b, s]` (-1 where an answer has fewer) and gains over the scale of each answer `[b, s, K]`."""
         width = max([1, *(len(answer.places) for answer in answers)])
         places = torch.full((len(answers), width), -1)
         gains = torch.zeros(len(answers), width, len(self.trie.numbers))
         for row, answer in enumerate(answers):
             places[row, : len(answer.places)] = torch.from_numpy(answer.places)
-            gains[row, : len(answer.places)] = torch.from_numpy(answer.gains / scale)
+            gains[row, : len(answer.places)] = torch.from_numpy(answer.gains / scales[row])
         return places, gains
 
     def rewards(self, logits: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:

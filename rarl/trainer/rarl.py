@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from rarl.answer import REASONS, parse_answer
-from rarl.credit import CreditedAnswer, Worth, leave_one_out, pooled_deviation, rewards_to_go
+from rarl.credit import CreditedAnswer, Worth, leave_one_out, rewards_to_go, shrunk_deviations
 from rarl.expectation import ExpectedNumbers
 from rarl.mutation import choose_mutated, is_stagnant, reference_text, rewrite_ids, total_rewards, zero_tied_advantages
 from rarl.prompt import build_completion
@@ -177,7 +177,7 @@ class RARLTrainer(SharedPrefixTrainer):
         """Put an advantage a token, `[b, t]`, in the place of that of the answer; see [`rarl.credit`][rarl.credit]."""
         rows, device = self._mutation_inputs, output["advantages"].device
         totals = self._total_rewards().cpu().double().numpy()
-        scale = pooled_deviation(totals, self.num_generations)
+        scales = shrunk_deviations(totals, self.num_generations).repeat(self.num_generations)
         start = self.accelerator.process_index * len(rows)
         most = self._largest_of_processes(max(len(row["values"]) for row in rows))
         decode: Callable[[list[int]], str] = lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
@@ -190,7 +190,7 @@ class RARLTrainer(SharedPrefixTrainer):
             answer = CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most)
             answers.append(answer if exact is None else exact.take_over(answer, tokens, worth, task))
         if exact is not None:
-            places, gains = exact.table(answers, scale)
+            places, gains = exact.table(answers, scales[start : start + len(rows)])
             output["number_places"], output["number_gains"] = places.to(device), gains.to(device)
         table = rewards_to_go(
             totals[start : start + len(rows)],
@@ -199,7 +199,7 @@ class RARLTrainer(SharedPrefixTrainer):
             2 * (most + 1),
         )
         whole = self.accelerator.gather(torch.from_numpy(table).to(device)).cpu().numpy()
-        centred = leave_one_out(whole, self.num_generations)[start : start + len(rows)] / scale
+        centred = (leave_one_out(whole, self.num_generations) / scales[:, None])[start : start + len(rows)]
         advantages = output["advantages"].new_zeros(output["completion_ids"].shape)
         for place, answer in enumerate(answers):
             keys = np.asarray(answer.keys)[answer.stages]

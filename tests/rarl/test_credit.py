@@ -17,8 +17,8 @@ from rarl.credit import (
     Worth,
     find_statements,
     leave_one_out,
-    pooled_deviation,
     rewards_to_go,
+    shrunk_deviations,
     stage_keys,
     token_ends,
 )
@@ -135,8 +135,12 @@ def test_rewards_to_go_written_out() -> None:
     table = rewards_to_go([3.0, 1.0], [np.array([0, 1.0, 2.5]), np.array([0, 0.5])], [[0, 1, 2], [0, 1]], 4)
     assert table.tolist() == [[3, 2, 0.5, 0.5], [1, 0.5, 0.5, 0.5]]
     assert leave_one_out(table, 2).tolist() == [[2, 1.5, 0, 0], [-2, -1.5, 0, 0]]
-    assert pooled_deviation([3.0, 1.0, 2.0, 2.0], 2) == 1.0  # variances 2 and 0
-    assert pooled_deviation([2.0, 2.0], 2) == 1.0
+
+
+def test_deviations_written_out() -> None:
+    """Groups of two with variances 2 and 0, mean 1: (1 · 2 + 1) / 2 and (1 · 0 + 1) / 2."""
+    np.testing.assert_allclose(shrunk_deviations([3.0, 1.0, 2.0, 2.0], 2) ** 2, [1.5, 0.5])
+    assert shrunk_deviations([2.0, 2.0, 5.0, 5.0], 2).tolist() == [1.0, 1.0]
 
 
 # A policy of three choices: the value of each image, and the order of the list; all answers can be written down.

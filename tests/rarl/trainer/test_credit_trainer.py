@@ -85,7 +85,8 @@ def test_advantages_of_tokens_are_totals_less_promises(
     texts = [build_completion(rng.integers(0, 11, 2).tolist(), TASK) for _ in range(2 * GROUP)]
     rows, output = answer_with(trainer, monkeypatch, texts)
     totals = trainer._total_rewards().double().numpy()
-    deviation = np.sqrt(np.mean(totals.reshape(2, GROUP).var(axis=1, ddof=1)))
+    variances = totals.reshape(2, GROUP).var(axis=1, ddof=1)
+    deviations = np.sqrt(((GROUP - 1) * variances + variances.mean()) / GROUP)
     tokenizer = processor.tokenizer
     for group in range(2):
         to_go = []
@@ -104,7 +105,7 @@ def test_advantages_of_tokens_are_totals_less_promises(
             ids = [*tokenizer.encode(texts[row]), tokenizer.eos_token_id]
             worth = Worth(rows[row]["values"], TASK.tolerance, 1.0, 1.0)
             stages = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2).stages
-            wanted = ((table[number] - others) / deviation)[stages]
+            wanted = ((table[number] - others) / deviations[group])[stages]
             np.testing.assert_allclose(output["advantages"][row, : len(stages)].numpy(), wanted, atol=1e-5)
 
 
