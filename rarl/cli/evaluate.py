@@ -7,7 +7,7 @@ import typer
 
 from gor_head.numbers import number_option
 from rarl.cli.errors import plain_errors
-from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
+from rarl.cli.options import Adapter, EvaluationDecoding, Interval, MaxNewTokens, MaxPixels, MinPixels, Model
 
 
 @plain_errors
@@ -36,8 +36,14 @@ def evaluate(
     max_pixels: MaxPixels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
     max_new_tokens: MaxNewTokens = 1024,
-    decode: Decoding = "greedy",
+    decode: EvaluationDecoding = "greedy",
     interval: Interval = None,
+    resolution: Annotated[
+        float | None,
+        number_option("Distance of two numbers, for median and mean; 1 for whole numbers, else 0.01, if not given."),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Answers to a prompt, for sampled_median.")] = 15,
+    sample_seed: Annotated[int, typer.Option(help="Seed of these answers.")] = 0,
 ) -> None:
     """Score a model on held-out images, and write a report.
 
@@ -47,6 +53,7 @@ def evaluate(
 
     from gor_head.output import check_output_file
     from rarl.datasets import load_source
+    from rarl.evaluation.codes import check_decode
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
@@ -73,6 +80,7 @@ def evaluate(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
+    check_decode(decode, images.task)
     datasets, median = heldout_prompts(
         images, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
     )
@@ -89,6 +97,9 @@ def evaluate(
         constant=median,
         decode=decode,
         interval=interval,
+        resolution=resolution,
+        num_samples=num_samples,
+        seed=sample_seed,
     )
     write_report(report, output)
     Console().print(report_table({output.stem: report}, title=images.task.name))

@@ -15,6 +15,13 @@ Decoding = Annotated[
     Literal["greedy", "quantile"],
     typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each)."),
 ]
+EvaluationDecoding = Annotated[
+    Literal["greedy", "quantile", "median", "mean", "sampled_median"],
+    typer.Option(
+        help="How numbers are read: greedy; of value tokens also quantile (the median of each); of digits also median "
+        "or mean (of the model's exact distribution), or sampled_median (of sampled answers)."
+    ),
+]
 Interval = Annotated[
     float | None,
     number_option("Also give the interval of each value that holds this share, such as 0.9; value tokens only."),

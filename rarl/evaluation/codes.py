@@ -1,13 +1,30 @@
 """How numbers in value tokens are decoded while a model answers."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import LogitsProcessorList
 
 from rarl.task import OrdinalTask
 
 Decode = Literal["greedy", "quantile"]
+DigitDecode = Literal["median", "mean", "sampled_median"]
+"""How numbers in digits are read, beside greedily; see [`rarl.evaluation.decoding`][rarl.evaluation.decoding]."""
+
+
+def check_decode(decode: str, task: OrdinalTask) -> None:
+    """Refuse a way to read numbers that there is not, or not for the task's numbers.
+
+    Raises:
+        ValueError: Says which ones go with digits, and which with value tokens.
+    """
+    codes, digits = get_args(Decode), ("greedy", *get_args(DigitDecode))
+    wanted = f"wanted {', '.join(digits)} (numbers in digits), or {', '.join(codes)} (numbers in value tokens)"
+    if decode not in codes + digits:
+        raise ValueError(f"decode: {wanted}, got {decode!r}.")
+    if decode not in (digits if task.vocabulary is None else codes):
+        written = "digits" if task.vocabulary is None else "value tokens"
+        raise ValueError(f"decode: {wanted}, but task {task.name!r} writes {written}, got {decode!r}.")
 
 
 def interval_ends(interval: float) -> tuple[float, float]:

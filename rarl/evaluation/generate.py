@@ -1,7 +1,7 @@
 """Answers of a model to data rows: greedy, batched, vision tokens suppressed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -10,6 +10,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from rarl.inputs import batch_inputs, check_length
 from rarl.vision_tokens import vision_token_ids
+
+Answered = TypeVar("Answered")
 
 
 def greedy_config(model: Any, processor: Any, max_new_tokens: int) -> GenerationConfig:
@@ -46,26 +48,53 @@ def reset_rope_deltas(model: Any) -> None:
             module.rope_deltas = None
 
 
-def _generate_batch(
-    model: Any,
-    processor: Any,
-    rows: Sequence[dict[str, Any]],
-    config: GenerationConfig,
-    logits_processor: LogitsProcessorList,
-) -> list[str]:
+def checked_inputs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], max_new_tokens: int) -> Any:
+    """Inputs of `generate` for a batch of rows, where the model is.
+
+    Raises:
+        ValueError: If a prompt and `max_new_tokens` together are longer than the model's context.
+    """
     inputs = batch_inputs(processor, rows).to(model.device)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None:
         lengths = inputs["attention_mask"].sum(dim=1).cpu().numpy()
-        check_length(
-            lengths,
-            lambda row: f"{len(rows[row]['images'])} images",
-            context,
-            max_new_tokens=config.max_new_tokens or 0,
-        )
-    reset_rope_deltas(model)
-    tokens = model.generate(**inputs, generation_config=config, logits_processor=logits_processor)
-    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        check_length(lengths, lambda row: f"{len(rows[row]['images'])} images", context, max_new_tokens=max_new_tokens)
+    return inputs
+
+
+def in_batches(
+    model: Any,
+    rows: Any,
+    answer: Callable[[list[dict[str, Any]]], Sequence[Answered]],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> list[Answered]:
+    """What `answer` gives of each row, in the order of `rows`; it is called with batches of prompts of like size, the
+    largest first (so memory runs out at once or never), while the model is in evaluation mode and no gradients are
+    kept.
+
+    Raises:
+        ValueError: If `batch_size` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    sizes = [prompt_size(rows[index]) for index in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda index: sizes[index], reverse=True)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    console = Console(stderr=True)
+    answers: dict[int, Answered] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            bar = track(batches, "Generating", console=console, disable=not (progress and console.is_terminal))
+            for batch in bar:
+                answers |= zip(batch, answer([rows[index] for index in batch]), strict=True)
+    finally:
+        model.train(was_training)
+        reset_rope_deltas(model)
+    return [answers[index] for index in range(len(rows))]
 
 
 def generate_answers(
@@ -97,25 +126,12 @@ def generate_answers(
         ValueError: If `batch_size` is less than 1, or if a prompt and `max_new_tokens` together are longer than the
             model's context; prompts of the largest come first.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     config = greedy_config(model, processor, max_new_tokens)
-    sizes = [prompt_size(rows[index]) for index in range(len(rows))]
-    order = sorted(range(len(rows)), key=lambda index: sizes[index], reverse=True)
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    console = Console(stderr=True)
-    answers = [""] * len(rows)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            bar = track(batches, "Generating", console=console, disable=not (progress and console.is_terminal))
-            for batch in bar:
-                chosen = [rows[index] for index in batch]
-                texts = _generate_batch(model, processor, chosen, config, logits_processors())
-                for index, text in zip(batch, texts, strict=True):
-                    answers[index] = text
-    finally:
-        model.train(was_training)
+
+    def answer(batch: list[dict[str, Any]]) -> list[str]:
+        inputs = checked_inputs(model, processor, batch, max_new_tokens)
         reset_rope_deltas(model)
-    return answers
+        tokens = model.generate(**inputs, generation_config=config, logits_processor=logits_processors())
+        return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    return in_batches(model, rows, answer, batch_size=batch_size, progress=progress)

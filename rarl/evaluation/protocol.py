@@ -7,14 +7,16 @@ strictly, where an unreadable answer scores the worst value there is.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
+
+from transformers import LogitsProcessorList
 
 from gor_head.metrics import METRICS
 from rarl.answer import parse_answer
-from rarl.evaluation.codes import Decode, code_processors, interval_ends
+from rarl.evaluation.codes import Decode, DigitDecode, check_decode, code_processors, interval_ends
+from rarl.evaluation.decoding import Decoded, choose_answers, sampled_medians
 from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
 from rarl.rewards import accuracy_reward
@@ -168,11 +170,14 @@ def evaluate(
     max_new_tokens: int = 1024,
     progress: bool = True,
     constant: float | None = None,
-    decode: Decode = "greedy",
+    decode: Decode | DigitDecode = "greedy",
     interval: float | None = None,
+    resolution: float | None = None,
+    num_samples: int = 15,
+    seed: int = 0,
 ) -> Report:
-    """Let a model answer every row greedily, and [`score`][rarl.evaluation.protocol.score] the answers; the report also
-    has `tokens_per_answer`.
+    """Let a model answer every row, and [`score`][rarl.evaluation.protocol.score] the answers; the report also has
+    `tokens_per_answer` and, with `"sampled_median"`, `unreadable_samples`.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -183,39 +188,60 @@ def evaluate(
         max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
         progress: Show a progress bar; only on a terminal.
         constant: A constant prediction to compare with, see [`score`][rarl.evaluation.protocol.score].
-        decode: How numbers in value tokens are read, see [`code_processors`][rarl.evaluation.codes.code_processors].
+        decode: How numbers are read: `"greedy"`; in value tokens also `"quantile"`, see
+            [`code_processors`][rarl.evaluation.codes.code_processors]; in digits also `"median"`, `"mean"` and
+            `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
         interval: Share of the distribution, such as 0.9: the report also has the
             [`interval_report`][rarl.evaluation.protocol.interval_report] of one-image prompts. Its ends are answers
             whose first number is at that quantile of its distribution, and what follows from it at the median.
+        resolution: Distance of two legal numbers, for medians and means of a task that writes digits; 1 for integer
+            tasks, else 0.01, if not given.
+        num_samples: Answers that are sampled for each prompt, for medians of samples.
+        seed: Seed of these samples.
 
     Raises:
-        ValueError: If quantiles or intervals are wanted of a task that writes digits, or intervals without one-image
-            prompts.
+        ValueError: If `decode` does not go with the task's numbers, intervals are wanted of a task that writes digits
+            or without one-image prompts, or there is no such set of legal numbers.
     """
+    task = get_task(task)
     if interval is not None and 1 not in datasets:
         raise ValueError(f"interval: wanted one-image prompts among the data, got {sorted(datasets)} images.")
     ends = [] if interval is None else interval_ends(interval)
-    end_processors = [code_processors(processor, get_task(task), "quantile", level=level, number=0) for level in ends]
-    processors = code_processors(processor, get_task(task), decode)
-    answer = partial(
-        generate_answers, model, processor, batch_size=batch_size, max_new_tokens=max_new_tokens, progress=progress
-    )
+    check_decode(decode, task)
+    end_processors = [code_processors(processor, task, "quantile", level=level, number=0) for level in ends]
+    settings: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
+
+    def greedy(rows: Any, processors: Callable[[], LogitsProcessorList]) -> list[str]:
+        return generate_answers(model, processor, rows, logits_processors=processors, **settings)
+
+    def answer(rows: Any) -> Decoded:
+        if decode == "median" or decode == "mean":
+            return Decoded(
+                choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
+            )
+        if decode == "sampled_median":
+            return sampled_medians(model, processor, rows, task=task, num_samples=num_samples, seed=seed, **settings)
+        return Decoded(greedy(rows, code_processors(processor, task, decode)))
+
     tokens: dict[int, float | None] = {}
     completions: dict[int, list[str]] = {}
+    unreadable: dict[int, int] = {}
     values: dict[int, list[list[float]]] = {}
     for num_images, rows in datasets.items():
-        texts = answer(rows, logits_processors=processors)
-        completions[num_images] = texts
+        decoded = answer(rows)
+        completions[num_images] = texts = decoded.texts
+        unreadable[num_images] = decoded.unreadable_samples
         tokens[num_images] = mean(
             [1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         )
         values[num_images] = [list(truth) for truth in rows["values"]]
-    report = replace(score(completions, values, task, constant=constant), tokens_per_answer=tokens)
+    report = replace(
+        score(completions, values, task, constant=constant),
+        tokens_per_answer=tokens,
+        unreadable_samples=unreadable if decode == "sampled_median" else None,
+    )
     if interval is None:
         return report
-    low, high = (
-        [parse_answer(text, 1).values()[0] for text in answer(datasets[1], logits_processors=end)]
-        for end in end_processors
-    )
+    low, high = ([parse_answer(text, 1).values()[0] for text in greedy(datasets[1], end)] for end in end_processors)
     truths = [truth for [truth] in values[1]]
     return replace(report, interval=interval_report(low, high, truths, interval=interval))

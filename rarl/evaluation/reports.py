@@ -121,6 +121,8 @@ class Report:
         constant: A constant prediction to compare with.
         tokens_per_answer: Number of images → mean tokens of an answer, its end included.
         interval: What intervals of one-image prompts are worth.
+        unreadable_samples: Number of images → number of sampled answers that could not be read, of answers that are
+            medians of samples.
     """
 
     task: str
@@ -134,6 +136,7 @@ class Report:
     constant: Constant | None = None
     tokens_per_answer: dict[int, float | None] | None = None
     interval: IntervalScores | None = None
+    unreadable_samples: dict[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`, plain JSON."""
@@ -147,6 +150,7 @@ class Report:
             CONSTANT: None if self.constant is None else self.constant.to_json(),
             "tokens_per_answer": _by_number(self.tokens_per_answer),
             "interval": None if self.interval is None else self.interval.to_json(),
+            "unreadable_samples": _by_number(self.unreadable_samples),
         }
         return content | {name: part for name, part in parts.items() if part is not None}
 
@@ -182,6 +186,7 @@ class Report:
             CONSTANT: part(CONSTANT, Constant.from_json),
             "tokens_per_answer": part("tokens_per_answer", _reader(_number_or_null)),
             "interval": part("interval", IntervalScores.from_json),
+            "unreadable_samples": part("unreadable_samples", _reader(_count)),
         }
         rate = _number_or_null(failure_rate, f"{where}: failure_rate")
         return cls(task, _read_scores(rest, where), rate, **parts)
