@@ -36,8 +36,8 @@ from rarl.task import OrdinalTask, get_task
 PAIRS = 64
 """Prefixes of numbers that are scored at a time: each holds a copy of its prompt's cache."""
 
-ROUNDING = 1e-12
-"""By how much a cumulative probability may miss one half and count as reaching it."""
+ROUNDING = 1e-6
+"""By how much a cumulative probability may miss one half and count as reaching it: sums of float32."""
 
 _BEGINS = re.compile(rf'(?:Image ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)( ?)\Z')
 _TAIL = 48  # tokens; more than a beginning has characters
