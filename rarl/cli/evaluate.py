@@ -40,7 +40,7 @@ def evaluate(
     interval: Interval = None,
     resolution: Annotated[
         float | None,
-        number_option("Distance of two numbers, for median and mean; 1 for whole numbers, else 0.01, if not given."),
+        number_option("Distance of two numbers, for mode, median, mean; 1 for whole numbers, else 0.01, if not given."),
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Answers to a prompt, for sampled_median.")] = 15,
     sample_seed: Annotated[int, typer.Option(help="Seed of these answers.")] = 0,

@@ -16,10 +16,10 @@ Decoding = Annotated[
     typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each)."),
 ]
 EvaluationDecoding = Annotated[
-    Literal["greedy", "quantile", "median", "mean", "sampled_median"],
+    Literal["greedy", "quantile", "mode", "median", "mean", "sampled_median"],
     typer.Option(
-        help="How numbers are read: greedy; of value tokens also quantile (the median of each); of digits also median "
-        "or mean (of the model's exact distribution), or sampled_median (of sampled answers)."
+        help="How numbers are read: greedy; of value tokens also quantile (the median of each); of digits also mode, "
+        "median or mean (of the model's exact distribution), or sampled_median (of sampled answers)."
     ),
 ]
 Interval = Annotated[

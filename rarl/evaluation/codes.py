@@ -8,7 +8,7 @@ from transformers import LogitsProcessorList
 from rarl.task import OrdinalTask
 
 Decode = Literal["greedy", "quantile"]
-DigitDecode = Literal["median", "mean", "sampled_median"]
+DigitDecode = Literal["mode", "median", "mean", "sampled_median"]
 """How numbers in digits are read, beside greedily; see [`rarl.evaluation.decoding`][rarl.evaluation.decoding]."""
 
 

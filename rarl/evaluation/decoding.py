@@ -2,8 +2,9 @@
 
 `median` and `mean` are regression-aware inference (arXiv:2403.04182): a model answers greedily until a number begins.
 There its exact distribution over the task's legal numbers is computed (see [`rarl.number_trie`][rarl.number_trie]), a
-number of it is chosen and written, and the model goes on from that. `sampled_median` is what can be had without the
-distribution: the median of several sampled answers.
+number of it is chosen and written, and the model goes on from that. `mode` chooses the likeliest number, which makes it
+the one to compare with: its answers are written as those of the others. `sampled_median` is what can be had without
+the distribution: the median of several sampled answers, of the values in their lists.
 
 An answer states numbers in its reasoning, or, where this has none, in its list; these are the ones that are chosen,
 the first of each image. Once every image has one, the rest of the answer follows from them and is not generated:
@@ -70,7 +71,18 @@ def mean(log_probs: Tensor, numbers: Tensor) -> tuple[int, float]:
     return int((numbers - exact).abs().argmin()), float(show_number(exact))
 
 
-CHOICES: dict[str, Choose] = {"median": median, "mean": mean}
+def mode(log_probs: Tensor, numbers: Tensor) -> tuple[int, float]:
+    """The likeliest number, the lower of two, and its value.
+
+    Args:
+        log_probs: Log-probabilities of the numbers, `[K]`.
+        numbers: The numbers, ascending, `[K]`.
+    """
+    index = int(log_probs.argmax())
+    return index, float(numbers[index])
+
+
+CHOICES: dict[str, Choose] = {"mode": mode, "median": median, "mean": mean}
 
 
 class NumberLogits(LogitsProcessor):
@@ -241,16 +253,16 @@ def choose_answers(
     rows: Any,
     *,
     task: str | OrdinalTask,
-    decode: Literal["median", "mean"],
+    decode: Literal["mode", "median", "mean"],
     resolution: float | None = None,
     batch_size: int = 8,
     max_new_tokens: int = 1024,
     progress: bool = True,
 ) -> list[str]:
-    """Answers whose numbers are medians or means of the model's exact distribution, in the order of `rows`.
+    """Answers whose numbers are modes, medians or means of the model's exact distribution, in the order of `rows`.
 
-    After a chosen number the model goes on from its text: a median, or the legal number nearest to a mean. Reported
-    are medians as they are, and means with four significant digits, also of integer tasks.
+    After a chosen number the model goes on from its text: a mode, a median, or the legal number nearest to a mean.
+    Reported are modes and medians as they are, and means with four significant digits, also of integer tasks.
 
     Args:
         model: Vision-language model or `PeftModel`.

@@ -189,13 +189,13 @@ def evaluate(
         progress: Show a progress bar; only on a terminal.
         constant: A constant prediction to compare with, see [`score`][rarl.evaluation.protocol.score].
         decode: How numbers are read: `"greedy"`; in value tokens also `"quantile"`, see
-            [`code_processors`][rarl.evaluation.codes.code_processors]; in digits also `"median"`, `"mean"` and
-            `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
+            [`code_processors`][rarl.evaluation.codes.code_processors]; in digits also `"mode"`, `"median"`,
+            `"mean"` and `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
         interval: Share of the distribution, such as 0.9: the report also has the
             [`interval_report`][rarl.evaluation.protocol.interval_report] of one-image prompts. Its ends are answers
             whose first number is at that quantile of its distribution, and what follows from it at the median.
-        resolution: Distance of two legal numbers, for medians and means of a task that writes digits; 1 for integer
-            tasks, else 0.01, if not given.
+        resolution: Distance of two legal numbers, for modes, medians and means of a task that writes digits; 1 for
+            integer tasks, else 0.01, if not given.
         num_samples: Answers that are sampled for each prompt, for medians of samples.
         seed: Seed of these samples.
 
@@ -215,7 +215,7 @@ def evaluate(
         return generate_answers(model, processor, rows, logits_processors=processors, **settings)
 
     def answer(rows: Any) -> Decoded:
-        if decode == "median" or decode == "mean":
+        if decode == "mode" or decode == "median" or decode == "mean":
             return Decoded(
                 choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
             )

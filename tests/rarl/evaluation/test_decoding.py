@@ -24,6 +24,7 @@ from rarl.evaluation.decoding import (
     mean,
     median,
     median_of_samples,
+    mode,
     sampled_medians,
     write_values,
 )
@@ -95,7 +96,10 @@ def chosen_by_brute_force(row: dict[str, Any], decode: str) -> list[float]:
     values = []
     for image in range(1, len(row["images"]) + 1):
         log_probs = brute_force(row, before, image)
-        if decode == "median":
+        if decode == "mode":
+            number = int(log_probs.argmax())
+            values.append(float(number))
+        elif decode == "median":
             number = next(n for n in range(11) if float(log_probs[: n + 1].exp().sum()) >= 0.5)
             values.append(float(number))
         else:
@@ -113,7 +117,7 @@ def stated(answer: str, num_images: int) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("decode", ["median", "mean"])
+@pytest.mark.parametrize("decode", ["mode", "median", "mean"])
 @pytest.mark.parametrize("num_images", [1, 4])
 def test_choices_equal_brute_force(decode: Any, num_images: int) -> None:
     rows = prompts(num_images)
@@ -198,7 +202,7 @@ def test_numbers_of_the_list_count_where_the_reasoning_states_none() -> None:
     assert begun("Image 1:", "Image 1:", "Image 3:", "Image 0:", "image 2:", "Image 2: ") == [1, *[None] * 5]
 
 
-def test_median_and_mean_by_hand() -> None:
+def test_mode_median_and_mean_by_hand() -> None:
     numbers = torch.tensor([0.0, 1, 2, 10], dtype=torch.float64)
     even = torch.tensor([0.25, 0.25, 0.25, 0.25]).log()
     assert median(even, numbers) == (1, 1.0)
@@ -209,6 +213,8 @@ def test_median_and_mean_by_hand() -> None:
     third = torch.tensor([1 / 3, 1 / 3, 1 / 3, 0], dtype=torch.float64).log()
     assert mean(torch.tensor([2 / 3, 1 / 3, 0, 0], dtype=torch.float64).log(), numbers) == (0, 0.3333)
     assert median(third, numbers) == (1, 1.0)
+    assert mode(third, numbers) == (0, 0.0)
+    assert mode(torch.tensor([0.3, 0.2, 0.5, 0]).log(), numbers) == (2, 2.0)
 
 
 def test_median_of_samples_by_hand() -> None:
@@ -254,7 +260,7 @@ def test_sampled_medians_come_near_the_medians_of_the_distribution() -> None:
     assert statistics.mean(gaps) <= 1
 
 
-@pytest.mark.parametrize("decode", ["median", "mean", "sampled_median"])
+@pytest.mark.parametrize("decode", ["mode", "median", "mean", "sampled_median"])
 def test_reports(decode: Any) -> None:
     images = load_source("builtin", "count", size=100, seed=0)
     datasets, _ = heldout_prompts(images, "test", [1, 2], num_prompts=3, min_gap=0, seed=1)
@@ -266,12 +272,12 @@ def test_reports(decode: Any) -> None:
 
 def test_ways_to_decode_that_do_not_go_with_the_numbers() -> None:
     coded = COUNT.with_vocabulary(CoDiVocabulary([1, 2, 4, 8]))
-    says = r"wanted greedy, median, mean, sampled_median \(numbers in digits\), or greedy, quantile \(numbers in value"
-    with pytest.raises(ValueError, match=says + r".*got 'mode'"):
-        check_decode("mode", COUNT)
+    says = r"wanted greedy, mode, median, mean, sampled_median \(numbers in digits\), or greedy, quantile \(numbers in"
+    with pytest.raises(ValueError, match=says + r".*got 'expectation'"):
+        check_decode("expectation", COUNT)
     with pytest.raises(ValueError, match=says + ".*task 'count' writes digits, got 'quantile'"):
         evaluate(None, None, {}, task=COUNT, decode="quantile")
-    for decode in ("median", "mean", "sampled_median"):
+    for decode in ("mode", "median", "mean", "sampled_median"):
         with pytest.raises(ValueError, match=says + f".*task 'count' writes value tokens, got '{decode}'"):
             evaluate(None, None, {}, task=coded, decode=decode)  # type: ignore[arg-type]
         check_decode(decode, COUNT)
