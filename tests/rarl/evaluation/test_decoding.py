@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from gor_head.vocabulary import CoDiVocabulary
@@ -36,8 +37,10 @@ from rarl.inputs import batch_inputs
 from rarl.number_trie import NumberTrie
 from rarl.prompt import build_completion
 from rarl.task import get_task
+from tests.paths import DATA
 
 COUNT = get_task("count")
+FILES = DATA / "qwen2_5_vl_tokenizer"
 SETTINGS: dict[str, Any] = {"max_new_tokens": 160, "progress": False}
 
 
@@ -200,6 +203,15 @@ def test_numbers_of_the_list_count_where_the_reasoning_states_none() -> None:
     assert begun("<think>It is so.", item(2), item(1)) == [None, 2, 1]
     assert begun("<think>Image 1:", item(1), item(2)) == [1, None, None]
     assert begun("Image 1:", "Image 1:", "Image 3:", "Image 0:", "image 2:", "Image 2: ") == [1, *[None] * 5]
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="Qwen2.5-VL's tokenizer files not present")
+def test_a_blank_of_its_own_comes_before_the_number() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(FILES)
+    trie = NumberTrie.of(tokenizer, COUNT)
+    numbers = NumberLogits(None, trie, median, num_images=[2], cache=None, mask=torch.ones(1, 1), end=0)
+    texts = ("Image 2:", "Image 2: ", '[{"image_id": 1, "value":', '[{"image_id": 1, "value": ')
+    assert [numbers._begun(0, tokenizer(text)["input_ids"]) for text in texts] == [None, 2, None, 1]
 
 
 def test_mode_median_and_mean_by_hand() -> None:
