@@ -53,8 +53,9 @@ ROWS: dict[str, Row] = {
     "sft": Row("SFT", "sft"),
     "sft_all": Row("SFT, all prompts", "sft", prompts_of=("sft", "rarl_stage2")),
     "sft_sampled": Row("SFT, median of 15 samples", start="sft", decode="sampled_median"),
-    "sft_median": Row("SFT, median of its distribution", start="sft", decode="median"),
-    "sft_mean": Row("SFT, mean of its distribution", start="sft", decode="mean"),
+    "sft_mode": Row("SFT, mode of its distribution, sorted", start="sft", decode="mode"),
+    "sft_median": Row("SFT, median of its distribution, sorted", start="sft", decode="median"),
+    "sft_mean": Row("SFT, mean of its distribution, sorted", start="sft", decode="mean"),
     "stage1": Row("RARL stage 1", "rarl_stage1"),
     "stage2_regression": Row(
         "stage 1 → 2, regression only", "rarl_stage2", ("--rewards", "regression", "format"), start="stage1"
@@ -77,6 +78,10 @@ ROWS: dict[str, Row] = {
     ),
     "sft_rarl_plain": Row("SFT → RARL, without RMO", "rarl_stage2", ("--rmo", "false"), start="sft"),
     "sft_rarl": Row("SFT → RARL", "rarl_stage2", start="sft"),
+    "sft_item": Row("SFT → RARL, credit an item", "rarl_stage2", ("--credit", "item"), start="sft"),
+    "sft_exact": Row("SFT → RARL, credit exact", "rarl_stage2", ("--credit", "exact"), start="sft"),
+    "sft_rarl_median": Row("SFT → RARL, median, sorted", start="sft_rarl", decode="median"),
+    "sft_exact_median": Row("SFT → RARL, credit exact, median, sorted", start="sft_exact", decode="median"),
 }
 """All rows by name: the one place in which a new one is entered."""
 
