@@ -64,6 +64,20 @@ class RARLConfig(SharedPrefixConfig):
         default=True,
         metadata={"help": "Give a tied group advantages of exactly 0 instead of amplified rounding."},
     )
+    virtual_rewards: int = field(
+        default=0,
+        metadata={"help": "Virtual rewards in the statistics of an equally wrong group (AVSPO), at most; 0 for none."},
+    )
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={"help": "Times that an equally wrong group is sampled again (after DAPO); 0 for never."},
+    )
+    advantage_baseline: str = field(
+        default="group",
+        metadata={
+            "help": "'group' (GRPO's mean and deviation) or 'leave_one_out' (mean of the others, without a deviation)."
+        },
+    )
     credit: str = field(
         default="completion",
         metadata={
@@ -84,6 +98,7 @@ class RARLConfig(SharedPrefixConfig):
             ("rmo_source", self.rmo_source, ("ground_truth", "reference")),
             ("rmo_importance", self.rmo_importance, ("on_policy", "luffy")),
             ("credit", self.credit, ("completion", "item", "exact")),
+            ("advantage_baseline", self.advantage_baseline, ("group", "leave_one_out")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
@@ -93,8 +108,30 @@ class RARLConfig(SharedPrefixConfig):
             )
         if self.advantage_cap is not None and self.advantage_cap <= 0:
             raise ValueError(f"advantage_cap must be positive, got {self.advantage_cap}.")
+        check_advantages(self)
         check_credit(self)
         check_best_model(self)
+
+
+def check_advantages(args: Any) -> None:
+    """Refuse ways to make advantages that do not go together.
+
+    Raises:
+        ValueError: Names the settings and their values.
+    """
+    for name in ("virtual_rewards", "dynamic_sampling"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"{name} must be 0 or more, got {getattr(args, name)}.")
+    others = {
+        "advantage_baseline": args.advantage_baseline != "group" and args.advantage_baseline,
+        "virtual_rewards": args.virtual_rewards,
+        "credit": args.credit != "completion" and args.credit,
+        "multi_objective_aggregation": args.multi_objective_aggregation == "normalize_then_sum"
+        and args.multi_objective_aggregation,
+    }
+    given = [f"{name}={value!r}" for name, value in others.items() if value]
+    if len(given) > 1:
+        raise ValueError(f"Each of these makes the advantages; wanted one of them, got {', '.join(given)}.")
 
 
 PER_TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
@@ -112,7 +149,6 @@ def check_credit(args: Any) -> None:
     for name, wanted in (
         ("loss_type", PER_TOKEN_LOSSES),
         ("importance_sampling_level", ("token",)),
-        ("multi_objective_aggregation", ("sum_then_normalize",)),
         ("use_liger_kernel", (False,)),
     ):
         if getattr(args, name) not in wanted:
@@ -168,12 +204,14 @@ def with_defaults(args: GRPOConfig) -> Any:
 
     Raises:
         ValueError: See [`check_best_model`][rarl.trainer.config.check_best_model] and
-            [`check_credit`][rarl.trainer.config.check_credit].
+            [`check_credit`][rarl.trainer.config.check_credit] and
+            [`check_advantages`][rarl.trainer.config.check_advantages].
     """
     whole: Any = copy.copy(args)
     for each in fields(RARLConfig):
         if not hasattr(whole, each.name):
             setattr(whole, each.name, each.default)
+    check_advantages(whole)
     check_credit(whole)
     check_best_model(whole)
     return whole

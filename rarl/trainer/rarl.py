@@ -10,10 +10,19 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import GRPOConfig
 
+from rarl.advantages import leave_one_out_advantages, num_virtual, virtual_advantages
 from rarl.answer import REASONS, parse_answer
 from rarl.credit import CreditedAnswer, Worth, leave_one_out, rewards_to_go, shrunk_deviations
 from rarl.expectation import ExpectedNumbers
-from rarl.mutation import choose_mutated, is_stagnant, reference_text, rewrite_ids, total_rewards, zero_tied_advantages
+from rarl.mutation import (
+    attainable_maximum,
+    choose_mutated,
+    is_stagnant,
+    reference_text,
+    rewrite_ids,
+    total_rewards,
+    zero_tied_advantages,
+)
 from rarl.prompt import build_completion
 from rarl.rewards import accuracy_reward, regression_reward
 from rarl.task import get_task
@@ -75,6 +84,9 @@ class RARLTrainer(SharedPrefixTrainer):
         if why_not is not None:
             logger.warning(f"Responses are not mutated: RMO {why_not}.")
             settings.rmo = False
+        for name in ("tools", "rollout_func", "environment_factory"):
+            if settings.dynamic_sampling and kwargs.get(name):
+                raise ValueError(f"dynamic_sampling samples answers of a single turn again, and {name} is given.")
         if train_dataset is not None:
             _check_number(train_dataset, settings)
         super().__init__(model, reward_funcs, settings, train_dataset, **kwargs)
@@ -158,12 +170,20 @@ class RARLTrainer(SharedPrefixTrainer):
         return (self._last_rewards * self.reward_weights.to(self._last_rewards.device)).nansum(dim=1)
 
     def _finish_advantages(self, output: dict[str, Any]) -> None:
-        exact_zero = self.args.exact_zero_advantages and self.multi_objective_aggregation == "sum_then_normalize"
-        if not exact_zero and self.args.advantage_cap is None:
+        args = self.args
+        exact_zero = args.exact_zero_advantages and self.multi_objective_aggregation == "sum_then_normalize"
+        apart = args.advantage_baseline == "leave_one_out"
+        if not (exact_zero or apart or args.virtual_rewards) and args.advantage_cap is None:
             return
         advantages = self.accelerator.gather(output["advantages"])
+        if apart:
+            groups = self._total_rewards().view(-1, self.num_generations).cpu().numpy()
+            found = np.concatenate([leave_one_out_advantages(group) for group in groups])
+            advantages = torch.from_numpy(found).to(advantages)
         if exact_zero:
             advantages = zero_tied_advantages(advantages, self._total_rewards(), self.num_generations)
+        if args.virtual_rewards:
+            advantages = self._with_virtual_rewards(advantages)
         if self.args.advantage_cap is not None:
             advantages = advantages.clamp(-self.args.advantage_cap, self.args.advantage_cap)
         local = len(output["advantages"])
@@ -172,6 +192,19 @@ class RARLTrainer(SharedPrefixTrainer):
         logged: Any = self._logs["advantages"]  # the table shows what is used
         for position, advantage in enumerate(reversed(advantages.tolist()[-len(logged) :]), start=1):
             logged[-position] = advantage
+
+    def _with_virtual_rewards(self, advantages: torch.Tensor) -> torch.Tensor:
+        """Advantages `[n]` of the global batch, those of equally wrong groups by virtual rewards."""
+        weights, rewards = self.reward_weights.tolist(), self._last_rewards.cpu().double().numpy()
+        groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
+        stagnant = [is_stagnant(group, weights, self._mutation_settings) for group in groups]
+        number = num_virtual(self.args.virtual_rewards, float(np.mean(stagnant)))
+        grouped = advantages.clone().view(-1, self.num_generations)
+        for place in np.flatnonzero(stagnant):
+            best = attainable_maximum(groups[place], weights)
+            found = virtual_advantages(total_rewards(groups[place], weights), best, number)
+            grouped[place] = torch.from_numpy(found).to(grouped)
+        return grouped.view(-1)
 
     def _credit_items(self, output: dict[str, Any]) -> None:
         """Put an advantage a token, `[b, t]`, in the place of that of the answer; see [`rarl.credit`][rarl.credit]."""
@@ -218,6 +251,9 @@ class RARLTrainer(SharedPrefixTrainer):
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images
         )
         self._count_reasons(completion_ids)
+        if self.args.dynamic_sampling and self.model.training:
+            prompts = (prompt_ids, images, multimodal_fields)
+            completion_ids, logprobs = self._redraw(completion_ids, logprobs, prompts, num_generations)
         if self._rmo_active:
             completion_ids, logprobs = self._mutate(completion_ids, logprobs)
         if self.args.rmo:  # in evaluation too: the table's columns must stay in step
@@ -239,11 +275,9 @@ class RARLTrainer(SharedPrefixTrainer):
         for reason, number in zip(REASONS, numbers, strict=True):
             metrics[f"answers/{reason}"].append(number / total)
 
-    def _mutate(
-        self, completion_ids: list[list[int]], logprobs: list[list[float]] | None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Rewrite this process's share of the responses chosen over the global generation batch."""
-        inputs, group_size = self._mutation_inputs, self.num_generations
+    def _score(self, completion_ids: list[list[int]]) -> tuple[np.ndarray, list[str]]:
+        """Rewards of the global batch if these are the answers of this process, `[n, f]`, and their texts."""
+        inputs = self._mutation_inputs
         texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
         conversational = isinstance(inputs[0]["prompt"], list)
         completions = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
@@ -251,7 +285,52 @@ class RARLTrainer(SharedPrefixTrainer):
         rewards = self._calculate_rewards(inputs, prompts, completions, completion_ids).cpu().double().numpy()
         self._pending_extra_logs.clear()  # what reward functions logged here is logged again when TRL scores
         self._pending_metrics.clear()
+        return rewards, texts
 
+    def _redraw(
+        self,
+        completion_ids: list[list[int]],
+        logprobs: list[list[float]] | None,
+        prompts: tuple[Any, Any, Any],
+        num_generations: int,
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Sample equally wrong groups again, until none is left or `dynamic_sampling` tries are over.
+
+        Every process makes the same calls: one without such a group samples its first answer again, and drops it.
+        """
+        completion_ids, logprobs = list(completion_ids), None if logprobs is None else list(logprobs)
+        weights, rows = self.reward_weights.tolist(), len(completion_ids)
+        start = self.accelerator.process_index * rows
+        redrawn = tries = 0
+        while True:
+            rewards = self._score(completion_ids)[0]
+            groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
+            stagnant = np.array([is_stagnant(group, weights, self._mutation_settings) for group in groups])
+            if not stagnant.any() or tries == self.args.dynamic_sampling:
+                break
+            tries += 1
+            redrawn += int(stagnant.sum()) * self.num_generations
+            own = np.flatnonzero(stagnant.repeat(self.num_generations)[start : start + rows]).tolist()
+            part = self._take_prompts(own or [0], *prompts)
+            found, found_logprobs = super()._generate_single_turn(*part, num_generations)
+            for place, row in enumerate(own):
+                completion_ids[row] = found[place]
+                if logprobs is not None and found_logprobs is not None:
+                    logprobs[row] = found_logprobs[place]
+        if stagnant.any():
+            logger.warning_once("Dynamic sampling leaves groups equally wrong; dynamic_sampling/still_stagnant counts.")
+        metrics = self._metrics["train"]
+        metrics["dynamic_sampling/redrawn"].append(float(redrawn))
+        metrics["dynamic_sampling/tries"].append(float(tries))
+        metrics["dynamic_sampling/still_stagnant"].append(float(stagnant.mean()))
+        return completion_ids, logprobs
+
+    def _mutate(
+        self, completion_ids: list[list[int]], logprobs: list[list[float]] | None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Rewrite this process's share of the responses chosen over the global generation batch."""
+        inputs, group_size = self._mutation_inputs, self.num_generations
+        rewards, texts = self._score(completion_ids)
         reward_weights = self.reward_weights.tolist()
         chosen = self._choose(rewards, reward_weights)
         offset = self.accelerator.process_index * len(inputs)

@@ -20,6 +20,7 @@ from rarl.shared_prefix.calls import attention_cost
 from rarl.shared_prefix.flex import unsupported_flex
 from rarl.shared_prefix.groups import (
     IMAGE_FIELDS,
+    Images,
     join_images,
     same_prompts,
     share_images,
@@ -176,14 +177,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
-        fields = dict(multimodal_fields)
-        num_images = None if images is None else [len(row_images or ()) for row_images in images]
-        # Some processors give a list of tensors or arrays, one an image or tile, of one shape.
-        of_images = {name: fields.pop(name, None) for name in IMAGE_FIELDS}
-        of_images = {name: _tensor(field) for name, field in of_images.items() if field is not None}
-        images_of = split_images(
-            of_images | {"num_tiles": self._num_tiles(prompt_ids, of_images, num_images)}, num_images
-        )
+        fields, images_of = self._split_fields(prompt_ids, images, multimodal_fields)
         groups = same_prompts(prompt_ids, images_of)
         fields |= {"input_ids": prompt_ids, "attention_mask": [[1] * len(ids) for ids in prompt_ids]}
         prompts: dict[str, torch.Tensor] = {
@@ -221,6 +215,29 @@ class SharedPrefixTrainer(GRPOTrainer):
                 logits_processors=self._code_logits,
             )
             return answers, None
+
+    def _split_fields(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any
+    ) -> tuple[dict[str, Any], list[Images | None] | None]:
+        """What of the multimodal fields is one entry a row, and the images of each row."""
+        fields = dict(multimodal_fields)
+        num_images = None if images is None else [len(row_images or ()) for row_images in images]
+        # Some processors give a list of tensors or arrays, one an image or tile, of one shape.
+        of_images = {name: fields.pop(name, None) for name in IMAGE_FIELDS}
+        of_images = {name: _tensor(field) for name, field in of_images.items() if field is not None}
+        tiles = self._num_tiles(prompt_ids, of_images, num_images)
+        return fields, split_images(of_images | {"num_tiles": tiles}, num_images)
+
+    def _take_prompts(
+        self, rows: list[int], prompt_ids: Any, images: Any, multimodal_fields: Any
+    ) -> tuple[list[Any], Any, dict[str, Any]]:
+        """Prompts, images and multimodal fields of some rows, as `_generate_single_turn` takes them."""
+        fields, images_of = self._split_fields(prompt_ids, images, multimodal_fields)
+        taken: dict[str, Any] = {name: [field[row] for row in rows] for name, field in fields.items()}
+        if images_of is not None:
+            taken |= join_images([images_of[row] for row in rows])
+        chosen = None if images is None else [images[row] for row in rows]
+        return [prompt_ids[row] for row in rows], chosen, taken
 
     def _num_tiles(self, prompt_ids: Any, fields: Any, num_images: list[int] | None) -> list[int] | None:
         """Tiles of each row where pixels come in tiles, several an image (InternVL): its image tokens tell."""

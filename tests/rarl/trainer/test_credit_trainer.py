@@ -202,7 +202,10 @@ def test_training_moves_the_model(
             "credit='item' gives each token its own advantage, and works with loss_type grpo",
         ),
         ({"importance_sampling_level": "sequence"}, "works with importance_sampling_level token, got 'sequence'"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, "works with multi_objective_aggregation sum_then"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum"},
+            "wanted one of them, got credit='item', multi",
+        ),
     ],
 )
 def test_losses_without_advantages_of_tokens_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
