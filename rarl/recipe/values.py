@@ -19,14 +19,10 @@ STEPS: Bound = ("above 0, or -1 for num_train_epochs", lambda value: value > 0 o
 
 
 BOUNDS: dict[str, Bound] = {
-    **dict.fromkeys(
-        ("size", "raters", "num_prompts", "num_images", "eval_num_images", "min_pixels", "max_pixels"), POSITIVE
-    ),
-    **dict.fromkeys(("eval_batch_size", "eval_max_new_tokens", "task_tolerance"), POSITIVE),
-    **dict.fromkeys(
-        ("eval_prompts", "min_gap", "split_seed", "rater_noise", "num_images_weights", "seed", "data_seed"),
-        NOT_NEGATIVE,
-    ),
+    **dict.fromkeys(("size", "num_prompts", "num_images", "eval_num_images", "min_pixels", "max_pixels"), POSITIVE),
+    **dict.fromkeys(("eval_batch_size", "eval_max_new_tokens", "task_tolerance", "raters"), POSITIVE),
+    **dict.fromkeys(("eval_prompts", "min_gap", "split_seed", "num_images_weights", "seed", "data_seed"), NOT_NEGATIVE),
+    **dict.fromkeys(("rater_noise", "virtual_rewards", "dynamic_sampling"), NOT_NEGATIVE),
     **dict.fromkeys(("weight_regression", "weight_ranking", "weight_format", "huber_weight", "gap"), NOT_NEGATIVE),
     **dict.fromkeys(("beams", "preference_batch_size", "max_completion_length", "temperature"), POSITIVE),
     **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"), POSITIVE),

@@ -84,6 +84,8 @@ SAMPLES: dict[str, list[str]] = {
     "packing_strategy": ["wrapped"],
     "rmo_trigger": ["low_reward"],
     "rmo_importance": ["luffy"],
+    "credit": ["item"],
+    "advantage_baseline": ["leave_one_out"],
     "rmo_threshold": ["0.25"],
     "shared_prefix": ["off"],
     "shared_prefix_attention": ["flex"],
