@@ -57,6 +57,12 @@ ROWS: dict[str, Row] = {
     "sft_median": Row("SFT, median of its distribution, sorted", start="sft", decode="median"),
     "sft_mean": Row("SFT, mean of its distribution, sorted", start="sft", decode="mean"),
     "stage1": Row("RARL stage 1", "rarl_stage1"),
+    "stage1_plain": Row("stage 1, without RMO", "rarl_stage1", ("--rmo", "false")),
+    "stage1_virtual": Row("stage 1, virtual rewards", "rarl_stage1", ("--rmo", "false", "--virtual_rewards", "4")),
+    "stage1_dynamic": Row("stage 1, dynamic sampling", "rarl_stage1", ("--rmo", "false", "--dynamic_sampling", "3")),
+    "stage1_apart": Row(
+        "stage 1, leave-one-out", "rarl_stage1", ("--rmo", "false", "--advantage_baseline", "leave_one_out")
+    ),
     "stage2_regression": Row(
         "stage 1 → 2, regression only", "rarl_stage2", ("--rewards", "regression", "format"), start="stage1"
     ),
@@ -97,6 +103,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "brightness": Setting(
         "brightness, exact labels", ("--task", "brightness", "--eval_max_new_tokens", "160"), _FRACTIONS
+    ),
+    "count_hard": Setting(
+        "count, exact labels, hard start (δ 1, temperature 0.5)",
+        ("--task", "count", "--task_tolerance", "1"),
+        {"rarl_stage1": ("--temperature", "0.5"), "rarl_stage2": ("--temperature", "0.5")},
     ),
 }
 """All settings by name."""
