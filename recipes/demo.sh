@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Cold start → stage 1 → stage 2, and SFT on as many prompts, on the embedded default: each a launch of its own.
+# Cold start, SFT, SFT → RARL, and stage 1 → stage 2, on labels of careless raters; LABELS=exact for true ones.
 set -euo pipefail
 out=outputs/demo
 seed=${SEED:-0}
-mkdir -p "$out"
-launch() { accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$@" --seed "$seed"; }
+case ${LABELS:-noisy} in
+    noisy) setting=count_noisy ;;
+    exact) setting=count ;;
+    *) echo "LABELS: wanted noisy or exact, got $LABELS" >&2; exit 2 ;;
+esac
+runs=$out/$setting/seed$seed
 
-rarl evaluate --model tiny --task count --size 2000 --batch-size 32 --max-new-tokens 128 --output "$out/cold_start/report.json"
-launch recipes/sft.py --output_dir "$out/sft"
-launch recipes/rarl_stage1.py --output_dir "$out/stage1"
-launch recipes/rarl_stage2.py --output_dir "$out/stage2" --adapter "$out/stage1"
-rarl report --run "cold_start=$out/cold_start" --run "sft=$out/sft" --run "stage1=$out/stage1" \
-    --run "stage2=$out/stage2" --curves "stage 1=$out/stage1" --curves "stage 2=$out/stage2" --output "$out"
+rarl ablate --output "$out" --settings "$setting" --seeds "$seed" --rows cold_start,sft,sft_rarl,stage1,stage2 \
+    --jobs "$(( $(nproc) > 1 ? 2 : 1 ))"
+rarl report --run "cold_start=$runs/cold_start" --run "sft=$runs/sft" --run "sft_rarl=$runs/sft_rarl" \
+    --run "stage1=$runs/stage1" --run "stage2=$runs/stage2" --curves "SFT → RARL=$runs/sft_rarl" \
+    --curves "stage 1=$runs/stage1" --curves "stage 2=$runs/stage2" --output "$out"
