@@ -296,7 +296,9 @@ class RARLTrainer(SharedPrefixTrainer):
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         """Sample equally wrong groups again, until none is left or `dynamic_sampling` tries are over.
 
-        Every process makes the same calls: one without such a group samples its first answer again, and drops it.
+        DAPO (arXiv:2503.14476) draws other prompts in the place of such groups; here a batch has the prompts of its
+        sampler, and they get other answers. Every process makes the same calls: one without such a group samples its
+        first answer again, and drops it.
         """
         completion_ids, logprobs = list(completion_ids), None if logprobs is None else list(logprobs)
         weights, rows = self.reward_weights.tolist(), len(completion_ids)
@@ -311,9 +313,13 @@ class RARLTrainer(SharedPrefixTrainer):
             tries += 1
             redrawn += int(stagnant.sum()) * self.num_generations
             own = np.flatnonzero(stagnant.repeat(self.num_generations)[start : start + rows]).tolist()
-            part = self._take_prompts(own or [0], *prompts)
+            # vLLM's engine shares the rows of all processes out evenly, so each gives all of its own.
+            asked = list(range(rows)) if self.use_vllm else own or [0]
+            part = self._take_prompts(asked, *prompts)
             found, found_logprobs = super()._generate_single_turn(*part, num_generations)
-            for place, row in enumerate(own):
+            for place, row in enumerate(asked):
+                if row not in own:
+                    continue
                 completion_ids[row] = found[place]
                 if logprobs is not None and found_logprobs is not None:
                     logprobs[row] = found_logprobs[place]
