@@ -67,6 +67,7 @@ bench: install
 	$(BIN)/python -m benchmarks.rollout
 	$(BIN)/python -m benchmarks.learner_step
 	$(BIN)/python -m benchmarks.estimate
+	$(BIN)/python -m benchmarks.credit
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.vocabulary
 	$(BIN)/python -m benchmarks.gor_decode
