@@ -236,3 +236,32 @@ def test_ddp_enters_the_same_collectives_on_every_rank(ddp: Run) -> None:
     first, second = (report["collectives"] for report in ddp.reports)
     assert first == second
     assert Counter(first).total() > 10
+
+
+@pytest.mark.parametrize("stage", [None, 3], ids=["ddp", "zero3"])
+def test_redrawn_and_exactly_credited_on_both_ranks(base: str, tmp_path: Path, stage: int | None) -> None:
+    """A random model's groups stay wrong however often they are drawn; the one mutated response states numbers, so one
+    rank has trees of numbers behind its answers and the other none: both make the same calls."""
+    if stage is not None:
+        pytest.importorskip("deepspeed")
+        if shutil.which("g++") is None:
+            pytest.skip("DeepSpeed compiles its CPU communication with g++")
+    config = CONFIG | {"dynamic_sampling": 2, "credit": "exact", "max_steps": 2, "max_completion_length": 64}
+    config |= {} if stage is None else {"deepspeed": deepspeed_config(stage)}
+    run = launch(base, tmp_path / "run", {"num_images": [2, 1], "config": config})
+    assert run.reports[0]["collectives"] == run.reports[1]["collectives"]
+    assert run.logged("dynamic_sampling/tries") == [2.0, 2.0]
+    assert run.logged("dynamic_sampling/redrawn") == [2.0 * GROUP_SIZE] * 2
+    assert run.logged("dynamic_sampling/still_stagnant") == [1.0, 1.0]
+    assert run.logged("rmo/mutated") == [1.0, 1.0]
+    for first, second in zip(run.records(0), run.records(1), strict=True):
+        mutated = np.array(first["mutated"] + second["mutated"])
+        assert mutated.sum() == 1 and first["chosen"] == second["chosen"] == np.flatnonzero(mutated).tolist()
+        rows = [np.array(each) for part in (first, second) for each in part["advantages"]]
+        totals = total_rewards(np.array(first["rewards"], dtype=float), run.reports[0]["reward_weights"])
+        others = (totals.sum() - totals) / (GROUP_SIZE - 1)
+        deviation = totals.std(ddof=1)  # of one group, shrunk towards itself
+        for row, total, other in zip(rows, totals, others, strict=True):
+            # No number stands before the first token, so nothing is promised yet.
+            assert row[0] == pytest.approx((total - other) / deviation, abs=1e-5)
+    assert all(np.isfinite(each) for each in run.logged("grad_norm"))
