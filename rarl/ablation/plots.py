@@ -1,7 +1,9 @@
-"""The table as a figure: a panel a column, a point a seed, a bar the mean."""
+"""The table as a figure, a panel a column, a point a seed, a bar the mean; and rewards as they were learned."""
 
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from rarl.ablation.rows import ROWS, SETTINGS
 from rarl.ablation.run import Result
@@ -42,4 +44,50 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
         line[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=8)
         line[0].invert_yaxis()
         line[0].set_ylabel(SETTINGS[setting].label if setting in SETTINGS else setting, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def plot_learning(results: Sequence[Result], path: str | Path, *, window: int = 5) -> None:
+    """Draw total rewards over steps and over seconds: a row of panels a setting, a line the mean over the seeds of a
+    row, its band the standard deviation.
+
+    Args:
+        results: Those that have logged rewards are drawn; wanted at least one.
+        path: Image file to write; its folder must exist.
+        window: Logged rewards that are averaged.
+
+    Raises:
+        ValueError: If no run has logged a reward.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    learned = [each for each in results if each.curve.get("reward")]
+    if not learned:
+        raise ValueError(f"No reward is logged in the runs {', '.join(each.name for each in results) or '(none)'}.")
+    settings = list(dict.fromkeys(result.setting for result in learned))
+    figure = Figure(figsize=(11, 3.6 * len(settings)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for setting, line in zip(settings, figure.subplots(len(settings), 2, squeeze=False), strict=True):
+        for number, row in enumerate(
+            name for name in ROWS if any((r.setting, r.row) == (setting, name) for r in learned)
+        ):
+            runs = [each for each in learned if (each.setting, each.row) == (setting, row)]
+            shortest = min(len(each.curve["reward"]) for each in runs)
+            rewards = np.array([each.curve["reward"][:shortest] for each in runs], dtype=np.float64)
+            kernel = np.ones(min(window, shortest)) / min(window, shortest)
+            smooth = np.array([np.convolve(each, kernel, mode="valid") for each in rewards])
+            steps = np.array(runs[0].curve["step"][shortest - smooth.shape[1] : shortest], dtype=np.float64)
+            seconds = np.mean([(each.curve.get("train_seconds") or [np.nan])[0] or np.nan for each in runs])
+            mean, deviation = smooth.mean(axis=0), smooth.std(axis=0)
+            for axis, place in zip(line, (steps, steps / steps[-1] * seconds), strict=True):
+                axis.plot(place, mean, color=f"C{number}", label=f"{ROWS[row].label} ({len(runs)})")
+                axis.fill_between(place, mean - deviation, mean + deviation, color=f"C{number}", alpha=0.15)
+        title = SETTINGS[setting].label if setting in SETTINGS else setting
+        for axis, name in zip(line, ("step", "seconds of training"), strict=True):
+            axis.set_xlabel(name)
+            axis.set_ylabel("total reward")
+            axis.set_title(title, fontsize=9)
+            axis.grid(alpha=0.3)
+        line[0].legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=120)

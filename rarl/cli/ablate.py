@@ -16,7 +16,7 @@ def names(text: str) -> list[str]:
 
 @plain_errors
 def ablate(
-    output: Annotated[Path, typer.Option(help="Folder for the runs, results.json, table.md and figure.png.")],
+    output: Annotated[Path, typer.Option(help="Folder for the runs, results.json, table.md and figures.")],
     settings: Annotated[
         str, typer.Option(help="Data, by name, with commas; a name of your own wants arguments of its data behind --.")
     ] = "count_noisy",
@@ -27,7 +27,7 @@ def ablate(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, of one thread each.")] = 1,
     extra: Annotated[list[str], typer.Argument(help="Further arguments of every recipe, behind --.")] = [],  # noqa: B006
 ) -> None:
-    """Train and evaluate every row with every seed, and write one table and one figure.
+    """Train and evaluate every row with every seed, and write a table, a figure, and the rewards as they were learned.
 
     What is in results.json already is not made again, so an interrupted call goes on where it was.
     """
@@ -36,7 +36,7 @@ def ablate(
 
     from gor_head.output import check_output_folder
     from rarl.ablation.plan import plan
-    from rarl.ablation.plots import plot_results
+    from rarl.ablation.plots import plot_learning, plot_results
     from rarl.ablation.rows import ROWS
     from rarl.ablation.run import RESULTS, run_all
     from rarl.ablation.summary import markdown
@@ -54,7 +54,7 @@ def ablate(
         model=model,
         extra=extra,
     )
-    check_output_folder(output, (RESULTS, "table.md", "figure.png"))
+    check_output_folder(output, (RESULTS, "table.md", "figure.png", "learning.png"))
     console = Console()
 
     def show(done: int, total: int, name: str) -> None:
@@ -65,6 +65,8 @@ def ablate(
         text = markdown(list(results.values()), reference)
         (output / "table.md").write_text(text, encoding="utf-8")
         plot_results(list(results.values()), output / "figure.png")
+        if any(result.curve.get("reward") for result in results.values()):
+            plot_learning(list(results.values()), output / "learning.png")
         console.print(Markdown(text))
     if failures:
         lines = "\n".join(f"{name}: {reason}" for name, reason in failures.items())

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rarl.ablation import run as running
 from rarl.ablation.plan import plan
-from rarl.ablation.plots import plot_results
+from rarl.ablation.plots import plot_learning, plot_results
 from rarl.ablation.rows import ROWS, SETTINGS
 from rarl.ablation.run import RESULTS, Result, read_results, run_all, write_results
 from rarl.ablation.summary import COLUMNS, TESTED, by_row, differences, markdown
@@ -180,6 +180,15 @@ def test_table_shows_the_best_and_the_spread() -> None:
 def test_figure_is_drawn(tmp_path: Path) -> None:
     plot_results(some_results() + [result("sft", 0, 0.1, None, "count")], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_rewards_are_drawn_as_they_were_learned(tmp_path: Path) -> None:
+    curve: dict[str, list[float | None]] = {"step": [5, 10, 15], "reward": [1.0, 2.0, 2.5], "train_seconds": [60.0]}
+    learned = [replace(result("sft_rarl", seed, 0.3, 0.9), curve=curve) for seed in range(2)]
+    plot_learning([*learned, result("sft", 0, 0.5, 0.5)], tmp_path / "learning.png", window=2)
+    assert (tmp_path / "learning.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="No reward is logged in the runs count_noisy/seed0/sft"):
+        plot_learning([result("sft", 0, 0.5, 0.5)], tmp_path / "learning.png")
 
 
 def fake(folder: Path, calls: list[str], fail: str | None = None) -> Any:
