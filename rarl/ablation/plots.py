@@ -69,10 +69,9 @@ def plot_learning(results: Sequence[Result], path: str | Path, *, window: int = 
     figure = Figure(figsize=(11, 3.6 * len(settings)), layout="constrained")
     FigureCanvasAgg(figure)
     for setting, line in zip(settings, figure.subplots(len(settings), 2, squeeze=False), strict=True):
-        for number, row in enumerate(
-            name for name in ROWS if any((r.setting, r.row) == (setting, name) for r in learned)
-        ):
-            runs = [each for each in learned if (each.setting, each.row) == (setting, row)]
+        of_setting = [each for each in learned if each.setting == setting]
+        for number, row in enumerate(name for name in ROWS if any(each.row == name for each in of_setting)):
+            runs = [each for each in of_setting if each.row == row]
             shortest = min(len(each.curve["reward"]) for each in runs)
             rewards = np.array([each.curve["reward"][:shortest] for each in runs], dtype=np.float64)
             kernel = np.ones(min(window, shortest)) / min(window, shortest)

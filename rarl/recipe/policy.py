@@ -33,7 +33,9 @@ def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
     if found is None and path == tiny.path():
         found = tiny.adapter_path()
     if found is None:
-        raise FileNotFoundError("Stage 2 starts from the adapter of stage 1: give --adapter, or run stage 1 first.")
+        raise FileNotFoundError(
+            "Stage 2 starts from an adapter, of stage 1 or of SFT: give --adapter, or run one first."
+        )
     if PartialState().is_main_process:
         print(f"Stage 2 starts from {found}.")
     return found
