@@ -1,5 +1,6 @@
 """The Response Mutation Operation on one group and on one response."""
 
+import itertools
 import math
 from typing import Any
 
@@ -354,3 +355,31 @@ def test_zero_tied_advantages() -> None:
     advantages = torch.tensor([1e-3, -1e-3, 0.7, -0.7, 5e-4, 5e-4])
     totals = torch.tensor([0.3, 0.3 + 3e-8, 0.0, 1.0, 0.2, 0.2])
     assert zero_tied_advantages(advantages, totals, 2).tolist() == torch.tensor([0, 0, 0.7, -0.7, 0, 0]).tolist()
+
+
+@pytest.mark.parametrize("group", [2, 3, 4])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_what_mutation_adds_is_a_step_of_imitation(group: int, share: float) -> None:
+    """All groups of a policy over three answers, of which the first earns 1 and is the reference: the expected gradient
+    is GRPO's and share · (1 − π)^(G − 1) · (G − 1) / G^1.5 · ∇ log π more."""
+    logits = np.array([-0.7, 0.4, 0.1])
+    chance = np.exp(logits) / np.exp(logits).sum()
+    scores = np.eye(3) - chance  # gradient of each log-probability
+    earned = np.array([1.0, 0.0, 0.0])
+    settings = MutationSettings(probability=1.0)
+
+    def gradient(answers: list[int]) -> np.ndarray:
+        rewards = earned[answers]
+        deviation = rewards.std(ddof=1)
+        return (rewards - rewards.mean()) / (deviation or 1.0) @ scores[answers] / group
+
+    grpo, mutated = np.zeros(3), np.zeros(3)
+    for rows in itertools.product(range(3), repeat=group):
+        answers, weight = list(rows), float(chance[list(rows)].prod())
+        grpo += weight * gradient(answers)
+        replaced = list(answers)
+        for row in choose_mutated(earned[answers][:, None], [1.0], settings, step=0, group=0):
+            replaced[row] = 0
+        mutated += weight * (share * gradient(replaced) + (1 - share) * gradient(answers))
+    wanted = share * (1 - chance[0]) ** (group - 1) * (group - 1) / group**1.5 * scores[0]
+    np.testing.assert_allclose(mutated - grpo, wanted, atol=1e-12)
