@@ -16,7 +16,7 @@ from trl.trainer.utils import pad, split_tensor_dict
 from gor_head.vlm import CodeMask, ValueTokenLogits, ValueTokens
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.shared_prefix.branches import TokenTree, branch_logits
-from rarl.shared_prefix.calls import attention_cost
+from rarl.shared_prefix.calls import attention_cost, cut_groups
 from rarl.shared_prefix.flex import unsupported_flex
 from rarl.shared_prefix.groups import (
     IMAGE_FIELDS,
@@ -333,6 +333,9 @@ class SharedPrefixTrainer(GRPOTrainer):
             mm_token_type_ids=fields.get("mm_token_type_ids"),
             token_type_ids=fields.get("token_type_ids"),
         )
+        lengths = attention_mask[:, -logits_to_keep:].sum(dim=1)
+        lengths += len(tree.tokens) * torch.bincount(places[:, 0], minlength=len(lengths))
+        groups = cut_groups(groups, lengths.tolist(), self._attention_cost)
         device = input_ids.device.type
         with self.accelerator.autocast():
             autocast = torch.is_autocast_enabled(device)
