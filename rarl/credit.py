@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gor_head.numbers import read_number
-from rarl.answer import answer_span, parse_answer
-from rarl.answer_format import IMAGE_KEY, VALUE_KEY
+from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, VALUE_KEY
 
 _NUMBER = r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
-_REASONED = re.compile(rf"Image ([0-9]{{1,4}}): {_NUMBER}")
-_LISTED = re.compile(rf'"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}": {_NUMBER}')
+_STATED = re.compile(
+    rf'Image ([0-9]{{1,4}}): {_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}": {_NUMBER}',
+)
 
 
 class Statement(NamedTuple):
@@ -54,31 +54,25 @@ class Statement(NamedTuple):
 
 
 def find_statements(text: str, num_images: int) -> list[Statement]:
-    """The numbers that an answer states, in their order; of several in the reasoning about one image the first.
+    """The numbers that an answer states, in their order: of each image the first in the reasoning, and the first in the
+    list.
 
-    Those of the list are found in the way that answers are written,
-    [`write_list`][rarl.answer_format.write_list], and only if the parser reads the same items; else the list counts as
-    one whole, whose worth shows at its end.
+    Whether a number is one of these shows in the text before it and the character after it, never later: what an answer
+    goes on to say, or leaves unsaid, must not change what its tokens are credited with. So a list counts as far as it
+    is written in the way of [`write_list`][rarl.answer_format.write_list], whether it will end well or not; one that is
+    written otherwise has no statements, and its worth shows at its end.
     """
-    span = answer_span(text)
-    reasoning, listed = (text, "") if span is None else (text[: span[0]], text[span[0] : span[1]])
     found: list[Statement] = []
-    seen: set[int] = set()
-    for match in _REASONED.finditer(reasoning):
-        image, value = int(match[1]), read_number(match[2])
-        if value is None or not 1 <= image <= num_images or image in seen:
+    seen: set[tuple[int, bool]] = set()
+    for match in _STATED.finditer(text):
+        listed = match[3] is not None
+        inside = text.rfind(ANSWER_OPEN, 0, match.start()) > text.rfind(ANSWER_CLOSE, 0, match.start())
+        image, written = (int(match[3]), 4) if listed else (int(match[1]), 2)
+        value = read_number(match[written])
+        if value is None or listed != inside or not 1 <= image <= num_images or (image, listed) in seen:
             continue
-        seen.add(image)
-        found.append(Statement(image, value, match.start(2), match.end(2), False))
-    if span is not None:
-        items = [(int(match[1]), read_number(match[2]), match) for match in _LISTED.finditer(listed)]
-        if [(image, value) for image, value, _ in items] == list(parse_answer(text, num_images).items):
-            offset = span[0]
-            found += [
-                Statement(image, value, match.start(2) + offset, match.end(2) + offset, True)
-                for image, value, match in items
-                if value is not None
-            ]
+        seen.add((image, listed))
+        found.append(Statement(image, value, match.start(written), match.end(written), listed))
     return found
 
 
@@ -256,15 +250,23 @@ def leave_one_out(table: np.ndarray, group_size: int) -> np.ndarray:
     return (grouped - others).reshape(table.shape)
 
 
-def shrunk_deviations(totals: Any, group_size: int) -> np.ndarray:
-    """Standard deviation of the totals of each group, `[n]` → `[n / group_size]`, to divide advantages by.
+def deviations(totals: Any, group_size: int, scale: str = "group") -> np.ndarray:
+    """What advantages of each group are divided by, `[n]` → `[n / group_size]`.
 
-    That of a tied group is 0, and its answers may promise different things all the same. So each variance, of
-    `group_size − 1` degrees of freedom, is shrunk by one degree towards the mean variance of all groups; 1 where no
-    group varies.
+    `"none"`: 1. `"batch"`: the standard deviation of all totals. `"group"`: that of the group's totals. A tied group
+    has none, and its answers may promise different things all the same; so each variance, of `group_size − 1` degrees
+    of freedom, is shrunk by one degree towards the mean variance of all groups. 1 where nothing varies.
+
+    Args:
+        totals: Total rewards.
+        group_size: Answers of a group.
+        scale: TRL's `scale_rewards`.
     """
     grouped = np.asarray(totals, dtype=np.float64).reshape(-1, group_size)
     variances = grouped.var(axis=1, ddof=1)
-    if variances.mean() <= 1e-12:
-        return np.ones(len(variances))
-    return np.sqrt(((group_size - 1) * variances + variances.mean()) / group_size)
+    whole = variances.mean() if scale == "group" else grouped.var(ddof=1)
+    if scale == "none" or whole <= 1e-12:
+        return np.ones(len(grouped))
+    if scale == "batch":
+        return np.full(len(grouped), whole**0.5)
+    return np.sqrt(((group_size - 1) * variances + whole) / group_size)

@@ -6,8 +6,8 @@ directly. The sampled number then decides only what comes after it. A group whos
 teaches, since the other numbers were not as good. Reference: regression-aware reinforcement learning (REAL,
 arXiv:2603.17145), which does it for one digit of text.
 
-The distribution is that over the legal numbers, see [`rarl.number_trie`][rarl.number_trie]; the chance that the model
-writes something else is left to the sampled part.
+The distribution is that over the legal numbers, see [`rarl.number_trie`][rarl.number_trie]: given that the number is
+legal. How the chance of that moves the expectation is left out.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,9 @@ from rarl.credit import CreditedAnswer, Worth
 from rarl.number_trie import NumberTrie
 from rarl.shared_prefix.branches import TokenTree
 from rarl.task import OrdinalTask
+
+MAX_TOKENS = 256
+"""Tokens of the tree behind each number of each answer: memory grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ class ExpectedNumbers:
         """Those of a task.
 
         Raises:
-            ValueError: If it writes value tokens, or the tokenizer writes numbers otherwise in other places; see
-                [`NumberTrie.of`][rarl.number_trie.NumberTrie.of].
+            ValueError: If it writes value tokens, the tokenizer writes numbers otherwise in other places (see
+                [`NumberTrie.of`][rarl.number_trie.NumberTrie.of]), or there are too many prefixes of numbers.
         """
         trie = NumberTrie.of(processor, task)
         tree, nodes = TokenTree.of(trie.prefixes)
+        if len(tree.tokens) > MAX_TOKENS:
+            raise ValueError(
+                f"credit='exact': a number of task {task.name!r} would have {len(tree.tokens)} tokens behind it, for "
+                f"{len(trie.numbers)} legal numbers; wanted at most {MAX_TOKENS}. Use credit='item'."
+            )
         return cls(task, trie, tree, tuple(nodes))
 
     def take_over(self, answer: CreditedAnswer, ids: Sequence[int], worth: Worth, task: OrdinalTask) -> ExactAnswer:
@@ -79,12 +87,14 @@ class ExpectedNumbers:
         """
         if task != self.task:
             raise ValueError(f"credit='exact' wants rows of one task, got {self.task.name!r} and {task.name!r}.")
-        legal = {stated.start for stated in self.trie.find(ids)}
+        # A number may begin with a token of the blank before it, so its first digit lies somewhere within.
+        legal = {place: stated.start for stated in self.trie.find(ids) for place in range(stated.start, stated.end)}
         numbers, stages = self.trie.numbers.numpy(), answer.stages.copy()
         places, gains = [], []
-        for place, (each, start) in enumerate(zip(answer.statements, answer.starts.tolist(), strict=True)):
-            if start not in legal:
+        for place, (each, digit) in enumerate(zip(answer.statements, answer.starts.tolist(), strict=True)):
+            if digit not in legal:
                 continue
+            start = legal[digit]
             # Up to the token after it, which decides that it ends.
             stages[start:][answer.stages[start:] == place] = place + 1
             places.append(start)

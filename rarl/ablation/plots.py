@@ -10,8 +10,26 @@ from rarl.ablation.run import Result
 from rarl.ablation.summary import COLUMNS, TESTED, by_row, spread
 
 
+def settings_of(results: Sequence[Result]) -> list[str]:
+    """The settings of results, those of the registry first and in its order."""
+    found = dict.fromkeys(result.setting for result in results)
+    return [*(name for name in SETTINGS if name in found), *(name for name in found if name not in SETTINGS)]
+
+
+def label_of(setting: str) -> str:
+    """What a setting is called."""
+    return SETTINGS[setting].label if setting in SETTINGS else setting
+
+
+def is_reinforced(row: str) -> bool:
+    """Whether reinforcement learning is among what a row, and the rows that it starts from, was trained by."""
+    entry = ROWS[row]
+    return (entry.recipe or "").startswith("rarl") or (entry.start is not None and is_reinforced(entry.start))
+
+
 def plot_results(results: Sequence[Result], path: str | Path) -> None:
-    """Draw the results: a row of panels a setting, rows of the table from top to bottom.
+    """Draw the results: a row of panels a setting, rows of the table from top to bottom, those with reinforcement
+    learning in another colour.
 
     Args:
         results: At least one.
@@ -20,9 +38,9 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    settings = list(dict.fromkeys(result.setting for result in results))
+    settings = settings_of(results)
     tables = {setting: by_row([each for each in results if each.setting == setting]) for setting in settings}
-    heights = [0.28 * len(tables[setting]) + 0.9 for setting in settings]
+    heights = [0.28 * len(tables[setting]) + 1.1 for setting in settings]
     figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(
@@ -36,14 +54,14 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
                 summed = spread(numbers)
                 if summed is None:
                     continue
-                colour = "C1" if "rarl" in row or row.startswith(("stage", "one_stage")) else "C0"
+                colour = "C1" if is_reinforced(row) else "C0"
                 axis.barh(place, summed[0], color=colour, alpha=0.35, height=0.7)
                 axis.plot(numbers, [place] * len(numbers), "o", color=colour, markersize=3.5)
             axis.set_title(COLUMNS[column], fontsize=10)
             axis.grid(axis="x", alpha=0.3)
         line[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=8)
         line[0].invert_yaxis()
-        line[0].set_ylabel(SETTINGS[setting].label if setting in SETTINGS else setting, fontsize=9)
+        line[0].set_title(label_of(setting), fontsize=10, loc="right", pad=18, fontweight="bold")
     figure.savefig(path, dpi=120)
 
 
@@ -65,7 +83,7 @@ def plot_learning(results: Sequence[Result], path: str | Path, *, window: int = 
     learned = [each for each in results if each.curve.get("reward")]
     if not learned:
         raise ValueError(f"No reward is logged in the runs {', '.join(each.name for each in results) or '(none)'}.")
-    settings = list(dict.fromkeys(result.setting for result in learned))
+    settings = settings_of(learned)
     figure = Figure(figsize=(11, 3.6 * len(settings)), layout="constrained")
     FigureCanvasAgg(figure)
     for setting, line in zip(settings, figure.subplots(len(settings), 2, squeeze=False), strict=True):
@@ -82,11 +100,10 @@ def plot_learning(results: Sequence[Result], path: str | Path, *, window: int = 
             for axis, place in zip(line, (steps, steps / steps[-1] * seconds), strict=True):
                 axis.plot(place, mean, color=f"C{number}", label=f"{ROWS[row].label} ({len(runs)})")
                 axis.fill_between(place, mean - deviation, mean + deviation, color=f"C{number}", alpha=0.15)
-        title = SETTINGS[setting].label if setting in SETTINGS else setting
         for axis, name in zip(line, ("step", "seconds of training"), strict=True):
             axis.set_xlabel(name)
             axis.set_ylabel("total reward")
-            axis.set_title(title, fontsize=9)
+            axis.set_title(label_of(setting), fontsize=9)
             axis.grid(alpha=0.3)
         line[0].legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=120)

@@ -1,6 +1,7 @@
 """Executes runs, each in a process of its own, and keeps what came of them: what is there already is not made again."""
 
 import json
+import math
 import multiprocessing
 import os
 import runpy
@@ -90,7 +91,8 @@ def run_all(
     """Execute what has no result yet.
 
     A run whose result was made by the same command is kept; what it left is needed only where another run starts from
-    it. Runs that start from one that failed are not executed. Each run has one thread.
+    it. Runs that start from one that failed are not executed. Runs share the cores: each has as many threads as cores
+    over `jobs`.
 
     Args:
         runs: Each after those that it starts from.
@@ -104,18 +106,27 @@ def run_all(
     folder.mkdir(parents=True, exist_ok=True)
     known = read_results(folder / RESULTS)
     done = {run.name for run in runs if run.name in known and known[run.name].command == run.command}
-    # A start whose result is known but whose adapter is gone is trained again.
-    starts = {run.start.name for run in runs if run.start is not None and run.name not in done}
-    done -= {name for name in starts if not (folder / name / "adapter_config.json").is_file()}
+    # A start whose result is known but whose adapter is gone is trained again, and what that starts from before it.
+    for run in reversed(runs):
+        needed = run.start
+        if needed is not None and run.name not in done and not (folder / needed.name / "adapter_config.json").is_file():
+            done.discard(needed.name)
     waiting = [run for run in runs if run.name not in done]
     failures: dict[str, str] = {}
     total, finished = len(waiting), 0
     progress(0, total, "")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    # Set whatever it was: threads of runs beside each other would spin against each other.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    # Imports are done once and forked, where a system can fork.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
     going: dict[Future[float], Run] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+    # A pool a place: a process that is killed breaks its own only.
+    pools = [ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) for _ in range(jobs)]
+    free, used = list(range(jobs)), {}
+    try:
         while waiting or going:
             for run in list(waiting):
                 start = None if run.start is None else run.start.name
@@ -125,19 +136,28 @@ def run_all(
                     failures[run.name] = f"it starts from {start}, which failed"
                 elif len(going) < jobs and (start is None or start in done):
                     waiting.remove(run)
-                    going[pool.submit(execute, run, folder)] = run
+                    place = free.pop()
+                    future = pools[place].submit(execute, run, folder)
+                    going[future], used[future] = run, place
             if not going:
                 continue
             for future in wait(going, return_when=FIRST_COMPLETED).done:
-                run = going.pop(future)
+                run, place = going.pop(future), used.pop(future)
+                free.append(place)
                 finished += 1
                 try:
-                    known[run.name] = result_of(run, folder, future.result())
+                    results = known | {run.name: result_of(run, folder, future.result())}
+                    write_results(list(results.values()), folder / RESULTS)
+                    known = results
                     done.add(run.name)
-                    write_results(list(known.values()), folder / RESULTS)
-                except (Exception, BrokenProcessPool) as error:
+                except Exception as error:
+                    if isinstance(error, BrokenProcessPool):
+                        pools[place] = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)
                     failures[run.name] = f"{error} (see {folder / run.name / 'log.txt'})"
                 progress(finished, total, run.name)
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
     return {run.name: known[run.name] for run in runs if run.name in done}, failures
 
 
@@ -214,4 +234,4 @@ def result_of(run: Run, folder: Path, seconds: float) -> Result:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None or value != value else float(f"{value:.4g}")
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

@@ -23,8 +23,10 @@ def ablate(
     rows: Annotated[str, typer.Option(help="Rows, by name, with commas; all if not given.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2,3,4",
     model: Annotated[str, typer.Option(help="Which configurations of the recipes, such as qwen2_5_vl_3b.")] = "tiny",
-    reference: Annotated[str, typer.Option(help="Row that the others are tested against.")] = "sft_rarl",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, of one thread each.")] = 1,
+    reference: Annotated[
+        str | None, typer.Option(help="Row that the others are tested against; sft_rarl if it is among them.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, which share the cores.")] = 1,
     extra: Annotated[list[str], typer.Argument(help="Further arguments of every recipe, behind --.")] = [],  # noqa: B006
 ) -> None:
     """Train and evaluate every row with every seed, and write a table, a figure, and the rewards as they were learned.
@@ -44,11 +46,12 @@ def ablate(
     numbers = names(seeds)
     if not all(each.isascii() and each.isdecimal() for each in numbers):
         raise ValueError(f"seeds: wanted whole numbers with commas, such as 0,1,2, got {seeds!r}.")
-    if reference not in ROWS:
-        raise ValueError(f"reference: wanted one of {', '.join(ROWS)}, got {reference!r}.")
+    chosen = names(rows) or list(ROWS)
+    if reference is not None and reference not in chosen:
+        raise ValueError(f"reference: wanted one of the rows {', '.join(chosen)}, got {reference!r}.")
     runs = plan(
         names(settings),
-        names(rows) or list(ROWS),
+        chosen,
         [int(each) for each in numbers],
         recipes=shipped("recipes"),
         model=model,
@@ -62,7 +65,7 @@ def ablate(
 
     results, failures = run_all(runs, output, jobs=jobs, progress=show)
     if results:
-        text = markdown(list(results.values()), reference)
+        text = markdown(list(results.values()), reference or "sft_rarl")
         (output / "table.md").write_text(text, encoding="utf-8")
         plot_results(list(results.values()), output / "figure.png")
         if any(result.curve.get("reward") for result in results.values()):

@@ -12,7 +12,7 @@ from gor_head.numbers import read_number, write_number
 from gor_head.rows import hint, listed, read_rows
 from rarl.datasets.files import Names
 from rarl.datasets.images import decode, is_url, read_bytes
-from rarl.datasets.raters import check_raters, choose_votes, draw_votes, mean_votes
+from rarl.datasets.raters import check_raters, choose_votes, draw_votes, label_places, mean_votes
 from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
 
@@ -96,12 +96,14 @@ class FolderSource(ImageSource):
             raise ValueError(f"{csv}: no images listed below the header; wanted at least one.")
         self._lines = np.asarray(lines, dtype=np.int64)
         numbers = np.asarray(rows)
-        values = mean_votes(numbers, task) if len(columns) > 1 and columns[1] != "std" else numbers[:, 0]
+        places = label_places(task)
+        values = numbers[:, 0] if columns[0] == "value" else mean_votes(numbers, task, places)
         labels = None
         if raters is not None and columns[-1] == "std":
-            labels = mean_votes(draw_votes(values, numbers[:, 1], task, raters=raters, seed=(seed,)), task)
+            votes = draw_votes(values, numbers[:, 1], task, raters=raters, seed=(seed,), decimals=places)
+            labels = mean_votes(votes, task, places)
         elif raters is not None:
-            labels = mean_votes(choose_votes(numbers, raters=raters, seed=(seed,)), task)
+            labels = mean_votes(choose_votes(numbers, raters=raters, seed=(seed,)), task, places)
         super().__init__(task, values, min_pixels, max_pixels=max_pixels, labels=labels)
 
     def name(self, i: int) -> str:
@@ -129,7 +131,7 @@ def _rows(path: Path, raters: int | None) -> tuple[list[str], Iterator[tuple[int
     if missing:
         raise ValueError(f"{path}: wanted a header with file,value, got {listed(header)}{hint(missing, header)}.")
     if raters is not None and columns == ["value"]:
-        if votes or "std" not in header:
+        if "std" not in header:
             wanted = "columns of votes without a column value" if votes else "a column std, or columns of votes"
             raise ValueError(
                 f"raters: {path} has no votes to draw from; wanted {wanted} (file,value,std or "

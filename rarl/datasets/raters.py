@@ -4,6 +4,7 @@ A rater answers within the range of the task, in its units (whole numbers if the
 is the mean of its votes, brought back to such a number, half units upwards.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,11 @@ def to_task(numbers: Any, task: OrdinalTask, decimals: int | None = None) -> np.
     elif decimals is not None:
         numbers = np.round(numbers, decimals)
     return np.clip(numbers, task.minimum, task.maximum)
+
+
+def label_places(task: OrdinalTask) -> int:
+    """Places behind the point of a label: two, or as many as part the range into a hundred."""
+    return max(2, 2 - math.floor(math.log10(task.maximum - task.minimum)))
 
 
 def draw_votes(

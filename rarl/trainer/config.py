@@ -129,6 +129,11 @@ def check_advantages(args: Any) -> None:
         "multi_objective_aggregation": args.multi_objective_aggregation == "normalize_then_sum"
         and args.multi_objective_aggregation,
     }
+    if args.virtual_rewards and args.scale_rewards != "group":
+        raise ValueError(
+            "virtual_rewards enter the deviation of their group; wanted scale_rewards 'group', got "
+            f"{args.scale_rewards!r}."
+        )
     given = [f"{name}={value!r}" for name, value in others.items() if value]
     if len(given) > 1:
         raise ValueError(f"Each of these makes the advantages; wanted one of them, got {', '.join(given)}.")
@@ -156,6 +161,17 @@ def check_credit(args: Any) -> None:
                 f"credit={args.credit!r} gives each token its own advantage, and works with {name} "
                 f"{', '.join(map(str, wanted))}, got {getattr(args, name)!r}."
             )
+    if args.credit != "exact":
+        return
+    if generation_window(args) > 1:
+        raise ValueError(
+            "credit='exact' differentiates expectations without ratio and clip, so answers serve one optimiser step: "
+            f"wanted num_iterations 1 and steps_per_generation up to gradient_accumulation_steps, got "
+            f"{args.num_iterations} and {args.steps_per_generation}."
+        )
+    for name, neutral in (("advantage_cap", None), ("top_entropy_quantile", 1.0), ("off_policy_mask_threshold", None)):
+        if getattr(args, name) != neutral:
+            raise ValueError(f"credit='exact' pays no heed to {name}; wanted {neutral}, got {getattr(args, name)!r}.")
 
 
 def check_best_model(args: GRPOConfig) -> None:

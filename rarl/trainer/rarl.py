@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from rarl.advantages import leave_one_out_advantages, num_virtual, virtual_advantages
 from rarl.answer import REASONS, parse_answer
-from rarl.credit import CreditedAnswer, Worth, leave_one_out, rewards_to_go, shrunk_deviations
+from rarl.credit import CreditedAnswer, Worth, deviations, leave_one_out, rewards_to_go
 from rarl.expectation import ExpectedNumbers
 from rarl.mutation import (
     attainable_maximum,
@@ -87,6 +87,13 @@ class RARLTrainer(SharedPrefixTrainer):
         for name in ("tools", "rollout_func", "environment_factory"):
             if settings.dynamic_sampling and kwargs.get(name):
                 raise ValueError(f"dynamic_sampling samples answers of a single turn again, and {name} is given.")
+        columns = getattr(train_dataset, "column_names", None)
+        missing = [name for name in ("values", "task") if columns is not None and name not in columns]
+        if settings.credit != "completion" and missing:
+            raise ValueError(
+                f"credit={settings.credit!r} needs the columns values and task; the training data has "
+                f"{', '.join(columns or [])}."
+            )
         if train_dataset is not None:
             _check_number(train_dataset, settings)
         super().__init__(model, reward_funcs, settings, train_dataset, **kwargs)
@@ -140,7 +147,11 @@ class RARLTrainer(SharedPrefixTrainer):
         """Weights of reward functions, 0 of one that is not used."""
         weights = self.reward_weights.tolist()
         return tuple(
-            sum(weight for used, weight in zip(self.reward_funcs, weights, strict=True) if used is function)
+            sum(
+                weight
+                for used, weight in zip(self.reward_funcs, weights, strict=True)
+                if getattr(used, "func", used) is function  # what a functools.partial calls
+            )
             for function in functions
         )
 
@@ -210,7 +221,7 @@ class RARLTrainer(SharedPrefixTrainer):
         """Put an advantage a token, `[b, t]`, in the place of that of the answer; see [`rarl.credit`][rarl.credit]."""
         rows, device = self._mutation_inputs, output["advantages"].device
         totals = self._total_rewards().cpu().double().numpy()
-        scales = shrunk_deviations(totals, self.num_generations).repeat(self.num_generations)
+        scales = deviations(totals, self.num_generations, self.scale_rewards).repeat(self.num_generations)
         start = self.accelerator.process_index * len(rows)
         most = self._largest_of_processes(max(len(row["values"]) for row in rows))
         decode: Callable[[list[int]], str] = lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
@@ -392,14 +403,15 @@ class RARLTrainer(SharedPrefixTrainer):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self.args.rmo_importance == "luffy":
             self._last_logps = result[0]  # of the loss's own forward pass, with its graph
-        self._last_call = (args, kwargs)
+        if self._expected is not None and self.model.training:
+            self._last_call = (args, kwargs)
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = self._sampled_loss(model, inputs)
         if self._expected is None or not self.model.training:
             return loss
-        (_, *args), kwargs = self._last_call
+        ((_, *args), kwargs), self._last_call = self._last_call, ()
         fields = {name: field for name, field in kwargs.items() if not name.startswith("compute_")}
         where = (inputs["number_places"] >= 0).nonzero()
         rows, columns = where[:, 0], inputs["number_places"][where[:, 0], where[:, 1]]

@@ -15,10 +15,10 @@ from rarl.credit import (
     CreditedAnswer,
     Statement,
     Worth,
+    deviations,
     find_statements,
     leave_one_out,
     rewards_to_go,
-    shrunk_deviations,
     stage_keys,
     token_ends,
 )
@@ -45,18 +45,38 @@ def test_statements_of_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "listed",
+    ("listed", "images"),
     [
-        '[{"image_id": 1, "value": 3}, {"image_id": 1, "value": 4}]',  # the parser keeps the first
-        '[{"image_id": 1, "value": 3}, {"image_id": 3, "value": 4}]',  # no such image
-        '[{"image_id": 1, "value": 3}, {"image_id": 2, "value": 4',
-        '[{"value": 3, "image_id": 1}, {"image_id": 2, "value": 4}]',
-        "about three",
+        ('[{"image_id": 1, "value": 3}, {"image_id": 1, "value": 4}]', [1]),  # the first of two, as the parser
+        ('[{"image_id": 1, "value": 3}, {"image_id": 3, "value": 4}]', [1]),  # no such image
+        ('[{"image_id": 1, "value": 3}, {"image_id": 2, "value": 4', [1, 2]),
+        ('[{"image_id": 1, "value": 3}, oops]', [1]),
+        ('[{"value": 3, "image_id": 1}, {"image_id": 2, "value": 4}]', [2]),  # the first is written otherwise
+        ("about three", []),
     ],
 )
-def test_a_list_that_the_parser_reads_otherwise_is_one_whole(listed: str) -> None:
-    assert [each.listed for each in find_statements(write_completion("Image 1: 3", listed), 2)] == [False]
+def test_a_list_counts_as_far_as_it_is_written_as_usual(listed: str, images: list[int]) -> None:
+    found = find_statements(write_completion("Image 1: 3", listed), 2)
+    assert [each.image for each in found if each.listed] == images and not found[0].listed
     assert find_statements("no answer at all", 2) == []
+    outside = find_statements('{"image_id": 1, "value": 3} <answer>Image 1: 3', 2)
+    assert outside == [], "items stand in the answer, and reasons before it"
+
+
+TEXTS = [
+    write_completion("Image 1: 3, Image 2: 10", '[{"image_id": 1, "value": 3}, {"image_id": 2, "value": 10}]'),
+    write_completion("Image 1: 3", '[{"image_id": 2, "value": 7}, oops]') + "<answer>more</answer>",
+    '<think>Image 2: 1</think><answer>[{"image_id": 1, "value": 31}<answer>[{"image_id": 1, "value": 3}]</answer>',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_stated_does_not_depend_on_what_follows(text: str) -> None:
+    """Cut anywhere, an answer has stated the numbers that end before the cut, and no others."""
+    whole = find_statements(text, 2)
+    for cut in range(len(text)):
+        settled = [each for each in find_statements(text[:cut], 2) if each.end < cut]
+        assert settled == [each for each in whole if each.end < cut]
 
 
 answers = st.integers(1, 5).flatmap(
@@ -138,48 +158,57 @@ def test_rewards_to_go_written_out() -> None:
 
 
 def test_deviations_written_out() -> None:
-    """Groups of two with variances 2 and 0, mean 1: (1 · 2 + 1) / 2 and (1 · 0 + 1) / 2."""
-    np.testing.assert_allclose(shrunk_deviations([3.0, 1.0, 2.0, 2.0], 2) ** 2, [1.5, 0.5])
-    assert shrunk_deviations([2.0, 2.0, 5.0, 5.0], 2).tolist() == [1.0, 1.0]
+    """Groups of two with variances 2 and 0, mean 1: (1 · 2 + 1) / 2 and (1 · 0 + 1) / 2. All: (1 + 1) / 3."""
+    np.testing.assert_allclose(deviations([3.0, 1.0, 2.0, 2.0], 2) ** 2, [1.5, 0.5])
+    np.testing.assert_allclose(deviations([3.0, 1.0, 2.0, 2.0], 2, "batch") ** 2, [2 / 3, 2 / 3])
+    assert deviations([3.0, 1.0, 2.0, 2.0], 2, "none").tolist() == [1.0, 1.0]
+    assert deviations([2.0, 2.0, 5.0, 5.0], 2).tolist() == [1.0, 1.0]
 
 
-# A policy of three choices: the value of each image, and the order of the list; all answers can be written down.
+# A policy of four choices: the value of each image, the first of the list, and whether the list goes on well; all
+# answers can be written down.
 NUMBERS = (0.0, 2.0, 5.0)
 TRUTH = (2.0, 5.0)
-ALL = list(itertools.product(range(3), range(3), range(2)))
+ALL = list(itertools.product(range(3), range(3), range(2), range(2)))
+PARAMETERS = 3 + 9 + 18 + 36
 
 
-def policy(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities of the first value, of the second after it, and of the order after both."""
-
-    def softmax(logits: np.ndarray) -> np.ndarray:
-        weights = np.exp(logits)
-        return weights / weights.sum(axis=-1, keepdims=True)
-
-    return softmax(parameters[:3]), softmax(parameters[3:12].reshape(3, 3)), softmax(parameters[12:].reshape(3, 3, 2))
+def policy(parameters: np.ndarray) -> list[np.ndarray]:
+    """Probabilities of each choice after those before it."""
+    shapes = [(3,), (3, 3), (3, 3, 2), (3, 3, 2, 2)]
+    parts = np.split(parameters, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+    weights = [np.exp(part.reshape(shape)) for part, shape in zip(parts, shapes, strict=True)]
+    return [weight / weight.sum(axis=-1, keepdims=True) for weight in weights]
 
 
-def scores(parameters: np.ndarray, answer: tuple[int, int, int]) -> np.ndarray:
-    """Gradient of the log-probability of each of the three choices, `[3, 30]`."""
-    first, second, third = policy(parameters)
-    i, j, k = answer
-    gradient = np.zeros((3, len(parameters)))
-    gradient[0, :3] = np.eye(3)[i] - first
-    gradient[1, 3:12].reshape(3, 3)[i] = np.eye(3)[j] - second[i]
-    gradient[2, 12:].reshape(3, 3, 2)[i, j] = np.eye(2)[k] - third[i, j]
-    return gradient
+def scores(parameters: np.ndarray, answer: tuple[int, ...]) -> np.ndarray:
+    """Gradient of the log-probability of each of the four choices, `[4, p]`."""
+    found, start = [], 0
+    for place, chance in enumerate(policy(parameters)):
+        gradient = np.zeros(chance.shape)
+        gradient[answer[:place]] = np.eye(chance.shape[-1])[answer[place]] - chance[answer[:place]]
+        whole = np.zeros(len(parameters))
+        whole[start : start + gradient.size] = gradient.ravel()
+        found.append(whole)
+        start += gradient.size
+    return np.stack(found)
 
 
-def written(answer: tuple[int, int, int]) -> str:
-    first, second, order = NUMBERS[answer[0]], NUMBERS[answer[1]], answer[2]
-    items = [(1, f"{first:g}"), (2, f"{second:g}")]
-    return write_completion(f"Image 1: {first:g}, Image 2: {second:g}", write_list(items[::-1] if order else items))
+def written(answer: tuple[int, ...]) -> str:
+    """With the fourth choice the list breaks off after its first item."""
+    first, second, order, broken = NUMBERS[answer[0]], NUMBERS[answer[1]], answer[2], answer[3]
+    items = [(1, f"{first:g}"), (2, f"{second:g}")][:: -1 if order else 1]
+    listed = write_list(items[:1])[:-1] + ", oops]" if broken else write_list(items)
+    return write_completion(f"Image 1: {first:g}, Image 2: {second:g}", listed)
 
 
 def expected_gradients(parameters: np.ndarray, group: int) -> dict[str, tuple[np.ndarray, float]]:
-    """Mean and total variance of each estimator over all groups of answers, and the exact gradient."""
-    first, second, third = policy(parameters)
-    chance = np.array([first[i] * second[i, j] * third[i, j, k] for i, j, k in ALL])
+    """Mean and total variance of each estimator over all groups of answers, and the exact gradient.
+
+    Stages 0, 1 and 2 come before the values and the first of the list, stage 4 after its first item.
+    """
+    first, second, third, fourth = policy(parameters)
+    chance = np.array([first[i] * second[i, j] * third[i, j, k] * fourth[i, j, k, end] for i, j, k, end in ALL])
     texts = [written(answer) for answer in ALL]
     totals = np.array(regression_reward(texts, [TRUTH] * len(ALL), TASK), dtype=float)
     totals += np.array(accuracy_reward(texts, [TRUTH] * len(ALL)), dtype=float)
@@ -190,7 +219,7 @@ def expected_gradients(parameters: np.ndarray, group: int) -> dict[str, tuple[np
     score = np.stack([scores(parameters, answer) for answer in ALL])
     # The expectation of what each number promises, differentiated directly.
     direct = np.zeros((len(ALL), len(parameters)))
-    for row, (i, _, _) in enumerate(ALL):
+    for row, (i, *_) in enumerate(ALL):
         gains = worth.gains([], 1, NUMBERS, listed=False)
         direct[row, :3] = first * (gains - first @ gains)
         gains = worth.gains(found[row][:1], 2, NUMBERS, listed=False)
@@ -202,9 +231,9 @@ def expected_gradients(parameters: np.ndarray, group: int) -> dict[str, tuple[np
         weights.append(chance[picked].prod())
         whole = leave_one_out(totals[picked][:, None], group)
         items = leave_one_out(to_go[picked], group)
-        estimates["completion"].append(np.einsum("gcp,gc->p", score[picked], np.repeat(whole, 3, axis=1)) / group)
-        estimates["item"].append(np.einsum("gcp,gc->p", score[picked], items[:, :3]) / group)
-        after = np.einsum("gcp,gc->p", score[picked], items[:, [1, 2, 2]])
+        estimates["completion"].append(np.einsum("gcp,gc->p", score[picked], np.repeat(whole, 4, axis=1)) / group)
+        estimates["item"].append(np.einsum("gcp,gc->p", score[picked], items[:, [0, 1, 2, 4]]) / group)
+        after = np.einsum("gcp,gc->p", score[picked], items[:, [1, 2, 2, 4]])
         estimates["exact"].append((after + direct[picked].sum(axis=0)) / group)
     shares = np.array(weights)
     result: dict[str, tuple[np.ndarray, float]] = {}
@@ -217,10 +246,10 @@ def expected_gradients(parameters: np.ndarray, group: int) -> dict[str, tuple[np
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("group", [2, 3])
+@pytest.mark.parametrize("group", [2])
 def test_estimators_have_the_expectation_of_the_policy_gradient(seed: int, group: int) -> None:
     """Over all groups of all answers, whatever the policy."""
-    found = expected_gradients(np.random.default_rng(seed).normal(size=30), group)
+    found = expected_gradients(np.random.default_rng(seed).normal(size=PARAMETERS), group)
     for name in ("completion", "item", "exact"):
         np.testing.assert_allclose(found[name][0], found["truth"][0], atol=1e-12)
 
@@ -228,8 +257,9 @@ def test_estimators_have_the_expectation_of_the_policy_gradient(seed: int, group
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_promises_that_are_kept_take_variance_away(seed: int) -> None:
     """Where the list is sorted as it was reasoned, items vary less than completions, and expectations less still."""
-    parameters = np.random.default_rng(seed).normal(size=30)
-    sorts = parameters[12:].reshape(3, 3, 2)
+    parameters = np.random.default_rng(seed).normal(size=PARAMETERS)
+    parameters[30:].reshape(3, 3, 2, 2)[..., 0] += 6.0  # lists end well
+    sorts = parameters[12:30].reshape(3, 3, 2)
     sorts[:] = 0.0
     for i, j in itertools.product(range(3), repeat=2):
         sorts[i, j, int(i > j)] = 6.0

@@ -1,6 +1,7 @@
 """The comparison of rows: what is run, what is kept, and how it is summed up."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,8 @@ class Here:
 
     def __exit__(self, *_: Any) -> None: ...
 
+    def shutdown(self, **_: Any) -> None: ...
+
     def submit(self, function: Any, *arguments: Any) -> Any:
         from concurrent.futures import Future
 
@@ -240,6 +243,23 @@ def test_what_is_known_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "count/seed0/sft/adapter_config.json").unlink()
     run_all(runs, tmp_path)
     assert calls[3:] == ["sft", "sft_rarl"]
+    # Where all folders are gone, a new row wants the whole chain again.
+    for name in ("sft", "sft_rarl"):
+        (tmp_path / f"count/seed0/{name}/adapter_config.json").unlink()
+    more = plan(["count"], ["sft_rarl_median"], [0], recipes=RECIPES)
+    run_all(more, tmp_path)
+    assert calls[5:] == ["sft", "sft_rarl", "sft_rarl_median"]
+
+
+def test_numbers_that_are_none_are_left_out_of_curves(tmp_path: Path) -> None:
+    [run] = plan(["count"], ["sft"], [0], recipes=RECIPES)
+    (tmp_path / run.name).mkdir(parents=True)
+    (tmp_path / run.name / "report.json").write_text(json.dumps(result("sft", 0, 0.5, 0.5).report))
+    log = [{"step": 5, "loss": 1.0, "grad_norm": math.inf}, {"step": 10, "loss": 1.0, "grad_norm": 0.123456}]
+    (tmp_path / run.name / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    found = running.result_of(run, tmp_path, 1.0)
+    assert found.curve == {"step": [5, 10], "grad_norm": [None, 0.1235]}
+    write_results([found], tmp_path / RESULTS)
 
 
 def test_what_starts_from_a_failure_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +276,7 @@ def test_what_starts_from_a_failure_is_not_run(tmp_path: Path, monkeypatch: pyte
 def test_command_refuses_what_cannot_be_meant(tmp_path: Path) -> None:
     for words, message in (
         (["--seeds", "a"], "seeds: wanted whole numbers with commas"),
-        (["--reference", "best"], "reference: wanted one of cold_start, sft"),
+        (["--reference", "best"], "reference: wanted one of the rows cold_start, sft"),
         (["--rows", "sft,best"], "rows: unknown best"),
     ):
         outcome = CliRunner().invoke(app, ["ablate", "--output", str(tmp_path), *words])

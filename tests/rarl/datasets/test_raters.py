@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rarl.datasets import FolderSource, load_source, make_dataset, split_by_content
-from rarl.datasets.raters import choose_votes, draw_votes, mean_votes, to_task
+from rarl.datasets.raters import choose_votes, draw_votes, label_places, mean_votes, to_task
 from rarl.evaluation.heldout import heldout_prompts
 from rarl.task import OrdinalTask, get_task
 
@@ -141,6 +141,15 @@ def test_votes_about_a_mean_with_its_deviation(tmp_path: Path) -> None:
 def test_votes_that_cannot_be_meant(tmp_path: Path, csv: str, settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FolderSource(*folder(tmp_path, csv), "count", **settings)
+
+
+def test_labels_of_fractions_have_two_decimals_or_more(tmp_path: Path) -> None:
+    source = FolderSource(*folder(tmp_path, "file,value_1,value_2,value_3\n0.png,0.5,0.5,0.6\n"), "brightness")
+    assert source.values.tolist() == [0.53]
+    drawn = FolderSource(*folder(tmp_path, "file,value,std\n0.png,0.5,0.1\n"), "brightness", raters=3).labels[0]
+    assert drawn == round(drawn, 2)
+    small = OrdinalTask("small", "a share", 0, 0.02, tolerance=0.01)
+    assert [label_places(task) for task in (BRIGHTNESS, get_task("aesthetics"), small)] == [2, 2, 4]
 
 
 def test_columns_that_nobody_asked_for_are_left_alone(tmp_path: Path) -> None:

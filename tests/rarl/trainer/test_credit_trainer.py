@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from trl import GRPOConfig
 
 from rarl import tiny
@@ -18,10 +18,12 @@ from rarl.expectation import ExpectedNumbers
 from rarl.inputs import batch_inputs
 from rarl.prompt import build_completion
 from rarl.rewards import REWARDS, accuracy_reward, format_reward, regression_reward, weights
-from rarl.task import get_task
+from rarl.task import OrdinalTask, get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
+from tests.paths import DATA
 
 GROUP = 4
+QWEN = DATA / "qwen2_5_vl_tokenizer"
 TASK = get_task("count")
 
 
@@ -192,6 +194,34 @@ def test_training_moves_the_model(
     moved = [name for name, each in trainer.model.state_dict().items() if not torch.equal(each, before[name])]
     assert moved
     assert all(np.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
+
+
+def test_settings_that_exact_pays_no_heed_to_are_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any]
+    for settings, message in (
+        ({"num_iterations": 2}, "answers serve one optimiser step: wanted num_iterations 1"),
+        ({"advantage_cap": 1.0}, "credit='exact' pays no heed to advantage_cap; wanted None, got 1.0"),
+        ({"top_entropy_quantile": 0.5}, "pays no heed to top_entropy_quantile; wanted 1.0, got 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RARLConfig(str(tmp_path), credit="exact", use_cpu=True, bf16=False, **settings)
+    fine = OrdinalTask("fine", "a share", 0, 100, tolerance=1)
+    with pytest.raises(ValueError, match=r"a number of task 'fine' would have \d+ tokens behind it, for 10001 legal"):
+        ExpectedNumbers.of(tiny.build_processor(), fine)
+
+
+def test_blanks_before_numbers_are_tokens_of_their_own(processor: Any) -> None:
+    """Below 0 a tokenizer may part the blank from the digits; the number then begins with the blank."""
+    if not QWEN.is_dir():
+        pytest.skip("the tokenizer of Qwen2.5-VL is not here")
+    tokenizer = AutoTokenizer.from_pretrained(QWEN)
+    below = OrdinalTask("below", "degrees", -3, 3, tolerance=2, integer=True)
+    expected = ExpectedNumbers.of(tokenizer, below)
+    ids = tokenizer.encode(build_completion([-2, 3], below))
+    worth = Worth([-2, 3], 2, 1.0, 1.0)
+    answer = CreditedAnswer.of(ids, 2, worth, decode=tokenizer.decode, most=2)
+    found = expected.take_over(answer, ids, worth, below)
+    assert found.places.tolist() == [each.start for each in expected.trie.find(ids)] and len(found.places) == 4
 
 
 @pytest.mark.parametrize(
