@@ -43,10 +43,10 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
     heights = [0.28 * len(tables[setting]) + 1.1 for setting in settings]
     figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(settings), len(TESTED), squeeze=False, gridspec_kw={"height_ratios": heights}, sharey="row"
-    )
-    for setting, line in zip(settings, axes, strict=True):
+    parts = figure.subfigures(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for setting, part in zip(settings, parts, strict=True):
+        part.suptitle(label_of(setting), fontsize=10, fontweight="bold")
+        line = part.subplots(1, len(TESTED), sharey=True)
         rows = tables[setting]
         for axis, column in zip(line, TESTED, strict=True):
             for place, (row, seeds) in enumerate(rows.items()):
@@ -61,7 +61,6 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
             axis.grid(axis="x", alpha=0.3)
         line[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=8)
         line[0].invert_yaxis()
-        line[0].set_title(label_of(setting), fontsize=10, loc="right", pad=18, fontweight="bold")
     figure.savefig(path, dpi=120)
 
 
