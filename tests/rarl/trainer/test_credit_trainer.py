@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import GRPOConfig
 
 from rarl import tiny
@@ -21,39 +21,10 @@ from rarl.rewards import REWARDS, accuracy_reward, format_reward, regression_rew
 from rarl.task import OrdinalTask, get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from tests.paths import DATA
+from tests.rarl.trainer.small import GROUP, trainer_of
 
-GROUP = 4
 QWEN = DATA / "qwen2_5_vl_tokenizer"
 TASK = get_task("count")
-
-
-@pytest.fixture(scope="module")
-def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    tiny.build_model(processor, width=64, layers=1, vision_layers=1).save_pretrained(folder)
-    return AutoModelForImageTextToText.from_pretrained(folder)
-
-
-def trainer_of(model: Any, processor: Any, folder: Path, rows: Any, rewards: Any, **overrides: Any) -> RARLTrainer:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 2 * GROUP,
-        "num_generations": GROUP,
-        "max_completion_length": 64,
-        "max_steps": 1,
-        "logging_steps": 1,
-        "beta": 0.0,
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "rmo": False,
-    }
-    args = RARLConfig(**{**settings, **overrides})
-    return RARLTrainer(copy.deepcopy(model), rewards, args, rows, processing_class=processor)
 
 
 def rows_of(num_images: int, num_prompts: int = 2, task: str = "count") -> Any:
@@ -78,8 +49,8 @@ def test_advantages_of_tokens_are_totals_less_promises(
         random_model,
         processor,
         tmp_path,
-        rows_of(2),
-        list(REWARDS.values()),
+        rows=rows_of(2),
+        rewards=list(REWARDS.values()),
         credit="item",
         reward_weights=weights(),
     )
@@ -125,8 +96,8 @@ def test_gradient_of_a_tied_group_is_that_of_the_expected_reward(
         random_model,
         processor,
         tmp_path,
-        rows_of(1, task=task),
-        [regression_reward, format_reward],
+        rows=rows_of(1, task=task),
+        rewards=[regression_reward, format_reward],
         credit="exact",
         loss_type="dr_grpo",
         temperature=0.7,
@@ -180,8 +151,8 @@ def test_training_moves_the_model(
         random_model,
         processor,
         tmp_path,
-        rows_of(2, 4),
-        list(REWARDS.values()),
+        rows=rows_of(2, 4),
+        rewards=list(REWARDS.values()),
         credit=credit,
         loss_type=loss_type,
         rmo=True,
@@ -248,10 +219,16 @@ def test_losses_without_advantages_of_tokens_are_refused(tmp_path: Path, setting
 
 def test_what_credit_wants(random_model: Any, processor: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shares out the regression and the accuracy reward; wanted one of them"):
-        trainer_of(random_model, processor, tmp_path, rows_of(1), [format_reward], credit="item")
+        trainer_of(random_model, processor, tmp_path, rows=rows_of(1), rewards=[format_reward], credit="item")
     with pytest.raises(ValueError, match="lays numbers that were not sampled behind shared prompts"):
         trainer_of(
-            random_model, processor, tmp_path, rows_of(1), [regression_reward], credit="exact", shared_prefix="off"
+            random_model,
+            processor,
+            tmp_path,
+            rows=rows_of(1),
+            rewards=[regression_reward],
+            credit="exact",
+            shared_prefix="off",
         )
-    trainer = trainer_of(random_model, processor, tmp_path, rows_of(1), [accuracy_reward], credit="exact")
+    trainer = trainer_of(random_model, processor, tmp_path, rows=rows_of(1), rewards=[accuracy_reward], credit="exact")
     assert trainer._credit_weights == (0.0, 1.0)

@@ -1,55 +1,28 @@
 """Virtual rewards, dynamic sampling and leave-one-out advantages in TRL's training loop."""
 
-import copy
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForImageTextToText
 
-from rarl import tiny
 from rarl.advantages import leave_one_out_advantages, virtual_advantages
 from rarl.datasets import load_source, make_dataset
 from rarl.prompt import build_completion
 from rarl.rewards import format_reward, regression_reward
 from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
+from tests.rarl.trainer.small import GROUP, trainer_of
 
-GROUP = 4
 TASK = get_task("count")
 
 
-@pytest.fixture(scope="module")
-def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    tiny.build_model(processor, width=64, layers=1, vision_layers=1).save_pretrained(folder)
-    return AutoModelForImageTextToText.from_pretrained(folder)
-
-
-def trainer_of(model: Any, processor: Any, folder: Path, **overrides: Any) -> RARLTrainer:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 2 * GROUP,
-        "num_generations": GROUP,
-        "max_completion_length": 24,
-        "max_steps": 1,
-        "logging_steps": 1,
-        "beta": 0.0,
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "rmo": False,
-    }
+def rivals(model: Any, processor: Any, folder: Path, **overrides: Any) -> RARLTrainer:
     rows = make_dataset(load_source("builtin", size=16), np.arange(16), 2, mix={1: 1.0})
-    args = RARLConfig(**{**settings, **overrides})
-    return RARLTrainer(copy.deepcopy(model), [regression_reward, format_reward], args, rows, processing_class=processor)
+    rewards = [regression_reward, format_reward]
+    settings = {"max_completion_length": 24, **overrides}
+    return trainer_of(model, processor, folder, rows=rows, rewards=rewards, **settings)
 
 
 class Answers:
@@ -85,7 +58,7 @@ def test_virtual_rewards_push_an_equally_wrong_group_down(
     random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first group is tied at 0.5 of 1.5, half of the groups: two of at most four virtual rewards."""
-    trainer = trainer_of(random_model, processor, tmp_path, virtual_rewards=4)
+    trainer = rivals(random_model, processor, tmp_path, virtual_rewards=4)
     first, second = next(iter(trainer.get_train_dataloader()))[::GROUP]
     mixed = [wrong(second)] * 3 + [build_completion(second["values"], TASK)]
     _, output = batch(trainer, monkeypatch, Answers(processor, [[wrong(first)] * GROUP + mixed]))
@@ -98,7 +71,7 @@ def test_virtual_rewards_push_an_equally_wrong_group_down(
 def test_leave_one_out_has_no_deviation(
     random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(random_model, processor, tmp_path, advantage_baseline="leave_one_out")
+    trainer = rivals(random_model, processor, tmp_path, advantage_baseline="leave_one_out")
     first, second = next(iter(trainer.get_train_dataloader()))[::GROUP]
     mixed = [wrong(second)] * 3 + [build_completion(second["values"], TASK)]
     _, output = batch(trainer, monkeypatch, Answers(processor, [[wrong(first)] * GROUP + mixed]))
@@ -117,7 +90,7 @@ def test_dynamic_sampling_draws_equally_wrong_groups_again(
     tries: int,
 ) -> None:
     """One group is equally wrong three times, then varies: it alone is drawn again, at most `tries` times."""
-    trainer = trainer_of(random_model, processor, tmp_path, dynamic_sampling=tries)
+    trainer = rivals(random_model, processor, tmp_path, dynamic_sampling=tries)
     first, second = next(iter(trainer.get_train_dataloader()))[::GROUP]
     varied = [wrong(second)] * 3 + [build_completion(second["values"], TASK)]
     again = [[wrong(second)] * GROUP, [wrong(second)] * GROUP, varied]
@@ -140,7 +113,7 @@ def test_dynamic_sampling_draws_equally_wrong_groups_again(
 def test_what_is_still_wrong_after_dynamic_sampling_is_mutated(
     random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(random_model, processor, tmp_path, dynamic_sampling=1, rmo=True, rmo_probability=1.0)
+    trainer = rivals(random_model, processor, tmp_path, dynamic_sampling=1, rmo=True, rmo_probability=1.0)
     first, second = next(iter(trainer.get_train_dataloader()))[::GROUP]
     both = [wrong(first)] * GROUP + [wrong(second)] * GROUP
     _, output = batch(trainer, monkeypatch, Answers(processor, [both, both]))
@@ -151,7 +124,7 @@ def test_what_is_still_wrong_after_dynamic_sampling_is_mutated(
     "settings", [{"dynamic_sampling": 2}, {"virtual_rewards": 2}, {"advantage_baseline": "leave_one_out"}]
 )
 def test_training_with_real_samples(random_model: Any, processor: Any, tmp_path: Path, settings: Any) -> None:
-    trainer = trainer_of(random_model, processor, tmp_path, max_steps=2, **settings)
+    trainer = rivals(random_model, processor, tmp_path, max_steps=2, **settings)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert len(logged) == 2 and all(np.isfinite(entry["grad_norm"]) for entry in logged)

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from transformers import AutoModelForImageTextToText
 from trl import GRPOConfig, GRPOTrainer
 
-from rarl import tiny
 from rarl.answer import REASONS, parse_answer
 from rarl.datasets import load_source, make_dataset
 from rarl.prompt import build_completion
@@ -35,15 +33,6 @@ PLAIN: dict[str, Any] = {
 }
 BEST: dict[str, Any] = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3}
 Make = Callable[..., RARLTrainer]
-
-
-@pytest.fixture(scope="module")
-def random_model(processor: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Loaded from a folder, since TRL loads the reference model from where the model came from."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    tiny.build_model(processor, width=64, layers=1, vision_layers=1).save_pretrained(folder)
-    return AutoModelForImageTextToText.from_pretrained(folder)
 
 
 def make_rows(num_prompts: int = 8, num_images: int = 1) -> Dataset:
