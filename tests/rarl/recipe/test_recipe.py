@@ -172,6 +172,7 @@ def test_task_of_the_adapter(tmp_path: Path) -> None:
 
 
 def test_stage1_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one given, else outputs/rarl_stage1, else the tiny model's own, else an error; it says which."""
     with pytest.raises(FileNotFoundError, match="of stage 1 or of SFT: give --adapter, or run one first"):
         stage1_adapter(RecipeArguments(), "org/model")
     assert stage1_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
