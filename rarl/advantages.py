@@ -1,4 +1,4 @@
-"""Other ways than mutation to make groups teach, and another baseline: advantages of one group, as pure functions.
+"""Other ways than mutation to make groups teach, and another baseline, as pure functions.
 
 Where all responses of a group earn the same, GRPO's `(reward − mean) / std` is 0. The Response Mutation Operation
 ([`rarl.mutation`][rarl.mutation]) changes the responses; virtual rewards change the statistics; dynamic sampling (in
@@ -13,8 +13,8 @@ EPSILON = 1e-4
 """What TRL adds to the deviation."""
 
 
-def leave_one_out_advantages(totals: np.ndarray) -> np.ndarray:
-    """Each total reward less the mean of the others, `[g]` → `[g]`; at least two responses.
+def leave_one_out(rewards: np.ndarray, group_size: int) -> np.ndarray:
+    """Each reward less the mean of the others of its group, of any number of columns, `[n, …]` → `[n, …]`.
 
     ```
     advantage_i = reward_i − mean of reward_j over j ≠ i
@@ -23,19 +23,25 @@ def leave_one_out_advantages(totals: np.ndarray) -> np.ndarray:
     Not divided by the deviation, so the estimator has the expectation of the policy gradient, which GRPO's has not: its
     mean and deviation hold the response's own reward.
 
+    Args:
+        rewards: Rewards of n responses, those of a group in a row.
+        group_size: Responses of a group, at least two.
+
     Reference: RLOO (arXiv:2402.14740), equation 4.
 
     Example:
 
     ```python
     >>> import numpy as np
-    >>> from rarl.advantages import leave_one_out_advantages
-    >>> leave_one_out_advantages(np.array([1.0, 0.0, 0.0])).tolist()
+    >>> from rarl.advantages import leave_one_out
+    >>> leave_one_out(np.array([1.0, 0.0, 0.0]), group_size=3).tolist()
     [1.0, -0.5, -0.5]
     ```
     """
-    totals = np.asarray(totals, dtype=np.float64)
-    return totals - (totals.sum() - totals) / (len(totals) - 1)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    grouped = rewards.reshape(-1, group_size, *rewards.shape[1:])
+    others = (grouped.sum(axis=1, keepdims=True) - grouped) / (group_size - 1)
+    return (grouped - others).reshape(rewards.shape)
 
 
 def num_virtual(most: int, collapsed: float) -> int:

@@ -29,10 +29,8 @@ import numpy as np
 from gor_head.numbers import read_number
 from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, VALUE_KEY
 
-_NUMBER = r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)"
-_STATED = re.compile(
-    rf'Image ([0-9]{{1,4}}): {_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}": {_NUMBER}',
-)
+_NUMBER = r"([+-]?[0-9.]+)"  # no exponent: that there is none would show two characters later only
+_STATED = re.compile(rf'Image ([0-9]{{1,4}}): {_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}": {_NUMBER}')
 
 
 class Statement(NamedTuple):
@@ -179,11 +177,8 @@ def stage_keys(statements: Sequence[Statement], most: int) -> list[int]:
     """
     keys, reasoned, listed = [0], 0, 0
     for each in statements:
-        if each.listed:
-            listed += 1
-        else:
-            reasoned += 1
-        keys.append(most + 1 + min(listed, most) if listed else min(reasoned, most))
+        listed, reasoned = listed + each.listed, reasoned + (not each.listed)
+        keys.append(most + 1 + listed if listed else reasoned)
     return keys
 
 
@@ -241,13 +236,6 @@ def rewards_to_go(totals: Any, promises: Sequence[np.ndarray], keys: Sequence[Se
         last[list(key)] = np.arange(len(key))  # of a stage that comes twice the later one
         table[row] = totals[row] - promise[np.maximum.accumulate(last)]
     return table
-
-
-def leave_one_out(table: np.ndarray, group_size: int) -> np.ndarray:
-    """Each entry less the mean of the others of its group in its column, `[n, w]`, groups of `group_size` rows."""
-    grouped = table.reshape(-1, group_size, table.shape[1])
-    others = (grouped.sum(axis=1, keepdims=True) - grouped) / (group_size - 1)
-    return (grouped - others).reshape(table.shape)
 
 
 def deviations(totals: Any, group_size: int, scale: str = "group") -> np.ndarray:

@@ -1,9 +1,9 @@
-"""RARL, stage 2: prompts of 1, 2, 4 and 8 images, all five rewards, response mutation; starts from stage 1's adapter.
+"""RARL, stage 2: prompts of 1, 2, 4 and 8 images, all five rewards, response mutation; from the adapter of stage 1 or SFT.
 
 accelerate launch recipes/rarl_stage2.py                                      # tiny model, built-in images
 accelerate launch recipes/rarl_stage2.py --config recipes/configs/rarl_stage2_qwen2_5_vl_3b.yaml --folder UTKFace
 
-The KL reference is the stage-1 policy: TRL copies the adapter that training starts from.
+The KL reference is that start: TRL copies the adapter.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from rarl.recipe import (
     prepare_data,
     rollout_tokens,
     setting_up,
-    stage1_adapter,
+    starting_adapter,
     train,
 )
 from rarl.rewards import REWARDS
@@ -34,7 +34,7 @@ def main() -> None:
         rewards, weights = arguments.reward_functions(list(REWARDS), training_args.reward_weights)
         training_args.reward_weights = weights
         path = resolve_model(model_args.model_name_or_path)
-        arguments.adapter = stage1_adapter(arguments, path)
+        arguments.adapter = starting_adapter(arguments, path)
         data = prepare_data(arguments)
         processor = load_processor(path, data.source.task, arguments.adapter)
         check_lengths(

@@ -5,20 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rarl.ablation.rows import ROWS, SETTINGS
+from rarl.ablation.rows import ROWS
 from rarl.ablation.run import Result
-from rarl.ablation.summary import COLUMNS, TESTED, by_row, spread
-
-
-def settings_of(results: Sequence[Result]) -> list[str]:
-    """The settings of results, those of the registry first and in its order."""
-    found = dict.fromkeys(result.setting for result in results)
-    return [*(name for name in SETTINGS if name in found), *(name for name in found if name not in SETTINGS)]
-
-
-def label_of(setting: str) -> str:
-    """What a setting is called."""
-    return SETTINGS[setting].label if setting in SETTINGS else setting
+from rarl.ablation.summary import COLUMNS, TESTED, by_row, label_of, settings_of, spread
 
 
 def is_reinforced(row: str) -> bool:
@@ -94,7 +83,7 @@ def plot_learning(results: Sequence[Result], path: str | Path, *, window: int = 
             kernel = np.ones(min(window, shortest)) / min(window, shortest)
             smooth = np.array([np.convolve(each, kernel, mode="valid") for each in rewards])
             steps = np.array(runs[0].curve["step"][shortest - smooth.shape[1] : shortest], dtype=np.float64)
-            seconds = np.mean([(each.curve.get("train_seconds") or [np.nan])[0] or np.nan for each in runs])
+            seconds = np.mean([each.train_seconds or np.nan for each in runs])
             mean, deviation = smooth.mean(axis=0), smooth.std(axis=0)
             for axis, place in zip(line, (steps, steps / steps[-1] * seconds), strict=True):
                 axis.plot(place, mean, color=f"C{number}", label=f"{ROWS[row].label} ({len(runs)})")

@@ -21,7 +21,7 @@ from rarl.evaluation.reports import Report
 
 RESULTS = "results.json"
 CURVES = ("reward", "grad_norm", "rmo/stagnant_fraction", "frac_reward_zero_std", "rewards/regression_reward/mean")
-"""What is kept of the training log, beside steps and seconds."""
+"""What is kept of the training log, beside steps."""
 
 PRELOADED = ["rarl.recipe", "rarl.trainer", "rarl.evaluation.protocol", "trl"]
 """Imported once, before processes part: they take longer to import than some runs take."""
@@ -38,8 +38,9 @@ class Result:
         command: What was executed; see [`Run.command`][rarl.ablation.plan.Run.command].
         seconds: Wall time of the run itself, evaluation included, without that of the run that it started from.
         report: The report on held-out prompts, as JSON.
-        curve: Key of the training log → values over the logged steps, `step` and `seconds` among them; empty where
-            nothing was trained.
+        curve: Key of the training log, one of [`CURVES`][rarl.ablation.run.CURVES], or `step` → values over the logged
+            steps; empty where nothing was trained.
+        train_seconds: Wall time of training alone, `None` where nothing was trained.
     """
 
     setting: str
@@ -49,6 +50,7 @@ class Result:
     seconds: float
     report: dict[str, Any]
     curve: dict[str, list[float | None]]
+    train_seconds: float | None
 
     @property
     def name(self) -> str:
@@ -192,25 +194,15 @@ def evaluate_only(run: Run, out: Path) -> None:
     """Report on the model that a run starts from, on the prompts that recipes evaluate on."""
     from trl import SFTConfig
 
-    from rarl.evaluation.protocol import evaluate
     from rarl.evaluation.reports import write_report
     from rarl.models import load_model, resolve_model
-    from rarl.recipe import parse, prepare_data
+    from rarl.recipe import evaluate_run, parse, prepare_data
 
     decode: Any = run.decode
     _, arguments, model_args = parse(SFTConfig, Path(run.arguments[1]))
     data = prepare_data(arguments)
     model, processor = load_model(resolve_model(model_args.model_name_or_path), arguments.adapter)
-    report = evaluate(
-        model,
-        processor,
-        data.test,
-        task=data.source.task,
-        batch_size=arguments.eval_batch_size,
-        max_new_tokens=arguments.eval_max_new_tokens,
-        constant=data.median,
-        decode=decode,
-    )
+    report = evaluate_run(model, processor, data, arguments, decode=decode)
     write_report(report, out / "report.json")
 
 
@@ -220,6 +212,7 @@ def result_of(run: Run, folder: Path, seconds: float) -> Result:
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     state = out / "trainer_state.json"
     curve: dict[str, list[float | None]] = {}
+    trained: float | None = None
     if run.script is not None and state.is_file():
         content = json.loads(state.read_text(encoding="utf-8"))
         logged = [entry for entry in content["log_history"] if "loss" in entry]
@@ -227,10 +220,9 @@ def result_of(run: Run, folder: Path, seconds: float) -> Result:
         for key in CURVES:
             if any(key in entry for entry in logged):
                 curve[key] = [_rounded(entry.get(key)) for entry in logged]
-        ended = next((entry["train_runtime"] for entry in content["log_history"] if "train_runtime" in entry), None)
-        if ended is not None:
-            curve["train_seconds"] = [ended]
-    return Result(run.setting, run.row, run.seed, run.command, round(seconds, 1), report, curve)
+        seconds_of = [entry["train_runtime"] for entry in content["log_history"] if "train_runtime" in entry]
+        trained = seconds_of[-1] if seconds_of else None
+    return Result(run.setting, run.row, run.seed, run.command, round(seconds, 1), report, curve, trained)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,7 +11,6 @@ from gor_head.compare.significance import holm
 from gor_head.metrics import METRICS
 from rarl.ablation.rows import ROWS, SETTINGS
 from rarl.ablation.run import Result
-from rarl.task import get_task
 
 COLUMNS: dict[str, str] = {
     "mae": "MAE ↓",
@@ -44,6 +43,17 @@ class Difference:
     seeds: int
 
 
+def settings_of(results: Sequence[Result]) -> list[str]:
+    """The settings of results, those of the registry first and in its order."""
+    found = dict.fromkeys(result.setting for result in results)
+    return [*(name for name in SETTINGS if name in found), *(name for name in found if name not in SETTINGS)]
+
+
+def label_of(setting: str) -> str:
+    """What a setting is called."""
+    return SETTINGS[setting].label if setting in SETTINGS else setting
+
+
 def figures(result: Result) -> dict[str, float | None]:
     """The columns of one run. Metrics are the strict ones, in which an unreadable answer scores the worst value."""
     report = result.report
@@ -55,9 +65,9 @@ def figures(result: Result) -> dict[str, float | None]:
 
 
 def columns(results: Iterable[Result]) -> dict[str, str]:
-    """Columns of a setting and their headings, the task's own metric first."""
-    metric = METRICS[get_task(next(iter(results)).report["task"]).metric]
-    return {metric.name: metric.heading, **COLUMNS}
+    """Columns of a setting and their headings, the task's own metric first: reports have it beside the MAE."""
+    found = figures(next(iter(results)))
+    return {name: metric.heading for name, metric in METRICS.items() if name in found and name != "mae"} | COLUMNS
 
 
 def by_row(results: Iterable[Result]) -> dict[str, dict[int, dict[str, float | None]]]:
@@ -70,9 +80,9 @@ def by_row(results: Iterable[Result]) -> dict[str, dict[int, dict[str, float | N
 def spread(numbers: Sequence[float | None]) -> tuple[float, float, int] | None:
     """Mean, standard deviation (0 of one) and number of those that are known; `None` of none."""
     known = np.array([number for number in numbers if number is not None], dtype=np.float64)
-    return (
-        (float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0, len(known)) if len(known) else None
-    )
+    if not len(known):
+        return None
+    return float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else 0.0, len(known)
 
 
 def differences(results: Iterable[Result], reference: str) -> dict[str, list[Difference]]:
@@ -112,7 +122,7 @@ def differences(results: Iterable[Result], reference: str) -> dict[str, list[Dif
 def markdown(results: Sequence[Result], reference: str) -> str:
     """All settings as tables in Markdown: mean ± standard deviation over seeds, then the paired differences."""
     parts = []
-    for setting in dict.fromkeys(result.setting for result in results):
+    for setting in settings_of(results):
         of_setting = [result for result in results if result.setting == setting]
         parts.append(_table(setting, of_setting))
         if any(result.row == reference for result in of_setting):
@@ -126,13 +136,17 @@ def _label(row: str) -> str:
 
 def _table(setting: str, results: Sequence[Result]) -> str:
     heads, rows = columns(results), by_row(results)
-    title = SETTINGS[setting].label if setting in SETTINGS else setting
-    lines = [f"**{title}**", "", "| | " + " | ".join(heads.values()) + " | seeds |", "|---" * (len(heads) + 2) + "|"]
+    lines = [
+        f"**{label_of(setting)}**",
+        "",
+        "| | " + " | ".join(heads.values()) + " | seeds |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
     cells = {
         row: {name: spread([each.get(name) for each in seeds.values()]) for name in heads}
         for row, seeds in rows.items()
     }
-    best = {name: _best(name, head, cells) for name, head in heads.items()}
+    best = {name: _best(name, each, cells) for name, each in heads.items()}
     for row, seeds in rows.items():
         texts = [_cell(name, cells[row][name], row in best[name]) for name in heads]
         lines.append(f"| {_label(row)} | " + " | ".join(texts) + f" | {len(seeds)} |")

@@ -118,8 +118,8 @@ class BuiltinSource(ImageSource):
         labels = None
         if rater_noise is not None:
             key = (seed, self._task_key, RATERS)
-            votes = draw_votes(values, rater_noise, task, raters=raters or 1, seed=key, decimals=2)
-            labels = mean_votes(votes, task, decimals=2)
+            votes = draw_votes(values, rater_noise, task, raters=raters or 1, seed=key)
+            labels = mean_votes(votes, task)
         super().__init__(task, values, min_pixels, max_pixels=max_pixels, labels=labels)
 
     def name(self, i: int) -> str:

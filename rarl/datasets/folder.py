@@ -12,7 +12,7 @@ from gor_head.numbers import read_number, write_number
 from gor_head.rows import hint, listed, read_rows
 from rarl.datasets.files import Names
 from rarl.datasets.images import decode, is_url, read_bytes
-from rarl.datasets.raters import check_raters, choose_votes, draw_votes, label_places, mean_votes
+from rarl.datasets.raters import check_raters, choose_votes, draw_votes, mean_votes
 from rarl.datasets.source import ImageSource
 from rarl.task import OrdinalTask, get_task
 
@@ -96,14 +96,13 @@ class FolderSource(ImageSource):
             raise ValueError(f"{csv}: no images listed below the header; wanted at least one.")
         self._lines = np.asarray(lines, dtype=np.int64)
         numbers = np.asarray(rows)
-        places = label_places(task)
-        values = numbers[:, 0] if columns[0] == "value" else mean_votes(numbers, task, places)
+        values = numbers[:, 0] if columns[0] == "value" else mean_votes(numbers, task)
         labels = None
         if raters is not None and columns[-1] == "std":
-            votes = draw_votes(values, numbers[:, 1], task, raters=raters, seed=(seed,), decimals=places)
-            labels = mean_votes(votes, task, places)
+            votes = draw_votes(values, numbers[:, 1], task, raters=raters, seed=(seed,))
+            labels = mean_votes(votes, task)
         elif raters is not None:
-            labels = mean_votes(choose_votes(numbers, raters=raters, seed=(seed,)), task, places)
+            labels = mean_votes(choose_votes(numbers, raters=raters, seed=(seed,)), task)
         super().__init__(task, values, min_pixels, max_pixels=max_pixels, labels=labels)
 
     def name(self, i: int) -> str:

@@ -24,30 +24,25 @@ def check_raters(raters: int | None, rater_noise: float | None = None) -> None:
         raise ValueError(f"rater_noise: wanted a standard deviation of 0 or more, got {rater_noise}.")
 
 
-def to_task(numbers: Any, task: OrdinalTask, decimals: int | None = None) -> np.ndarray:
-    """Numbers as a rater of the task may answer: within its range, whole if it has whole numbers, half units upwards.
+def label_places(task: OrdinalTask) -> int:
+    """Places behind the point of a label with fractions: two, or as many as part the range into a hundred."""
+    return max(2, 2 - math.floor(math.log10(task.maximum - task.minimum)))
+
+
+def to_task(numbers: Any, task: OrdinalTask) -> np.ndarray:
+    """Numbers as a rater of the task may answer: within its range, whole if it has whole numbers, half units upwards,
+    else with [`label_places`][rarl.datasets.raters.label_places].
 
     Args:
         numbers: Float array of any shape.
         task: Gives the range.
-        decimals: Places behind the point of a task with fractions; `None` leaves them all.
     """
     numbers = np.asarray(numbers, dtype=np.float64)
-    if task.integer:
-        numbers = np.floor(numbers + 0.5)
-    elif decimals is not None:
-        numbers = np.round(numbers, decimals)
+    numbers = np.floor(numbers + 0.5) if task.integer else np.round(numbers, label_places(task))
     return np.clip(numbers, task.minimum, task.maximum)
 
 
-def label_places(task: OrdinalTask) -> int:
-    """Places behind the point of a label: two, or as many as part the range into a hundred."""
-    return max(2, 2 - math.floor(math.log10(task.maximum - task.minimum)))
-
-
-def draw_votes(
-    values: Any, deviations: Any, task: OrdinalTask, *, raters: int, seed: tuple[int, ...], decimals: int | None = None
-) -> np.ndarray:
+def draw_votes(values: Any, deviations: Any, task: OrdinalTask, *, raters: int, seed: tuple[int, ...]) -> np.ndarray:
     """Votes about each image, `[n, raters]`: normal about its value, then [`to_task`][rarl.datasets.raters.to_task].
 
     The votes about the first images do not depend on how many follow.
@@ -58,12 +53,11 @@ def draw_votes(
         task: Gives the range.
         raters: Votes about each image.
         seed: Seed of the draw.
-        decimals: See [`to_task`][rarl.datasets.raters.to_task].
     """
     values = np.asarray(values, dtype=np.float64)
     deviations = np.broadcast_to(np.asarray(deviations, dtype=np.float64), values.shape)
     noise = np.random.default_rng(seed).standard_normal((len(values), raters))
-    return to_task(values[:, None] + deviations[:, None] * noise, task, decimals)
+    return to_task(values[:, None] + deviations[:, None] * noise, task)
 
 
 def choose_votes(votes: Any, *, raters: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -78,6 +72,6 @@ def choose_votes(votes: Any, *, raters: int, seed: tuple[int, ...]) -> np.ndarra
     return np.random.default_rng(seed).permuted(votes, axis=1)[:, :raters]
 
 
-def mean_votes(votes: Any, task: OrdinalTask, decimals: int | None = None) -> np.ndarray:
+def mean_votes(votes: Any, task: OrdinalTask) -> np.ndarray:
     """Label of each image, `[n, k]` → `[n]`: the mean of its votes, [`to_task`][rarl.datasets.raters.to_task]."""
-    return to_task(np.asarray(votes, dtype=np.float64).mean(axis=1), task, decimals)
+    return to_task(np.asarray(votes, dtype=np.float64).mean(axis=1), task)

@@ -7,8 +7,8 @@ A recipe is a short script: [`parse`][rarl.recipe.arguments.parse], [`prepare_da
 
 from rarl.recipe.arguments import RecipeArguments, parse
 from rarl.recipe.data import Data, check_lengths, longest_reference, prepare_data
-from rarl.recipe.finish import finish, hub_repository
-from rarl.recipe.policy import load_policy, load_processor, rollout_tokens, stage1_adapter
+from rarl.recipe.finish import evaluate_run, finish, hub_repository
+from rarl.recipe.policy import load_policy, load_processor, rollout_tokens, starting_adapter
 from rarl.recipe.preferences import build_preferences
 from rarl.recipe.run import setting_up, train
 
@@ -17,6 +17,7 @@ __all__ = [
     "RecipeArguments",
     "build_preferences",
     "check_lengths",
+    "evaluate_run",
     "finish",
     "hub_repository",
     "load_policy",
@@ -26,6 +27,6 @@ __all__ = [
     "prepare_data",
     "rollout_tokens",
     "setting_up",
-    "stage1_adapter",
+    "starting_adapter",
     "train",
 ]

@@ -15,6 +15,7 @@ from trl import ModelConfig
 
 from gor_head.vlm.hub import create_repository
 from rarl.evaluation import Report
+from rarl.evaluation.codes import Decode, DigitDecode
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
@@ -46,6 +47,30 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
     return create_repository(repository, training_args.hub_private_repo, training_args.hub_token)
 
 
+def evaluate_run(
+    model: Any, processor: Any, data: Data, arguments: RecipeArguments, *, decode: Decode | DigitDecode = "greedy"
+) -> Report:
+    """The report of a model on the test rows of a run.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        data: Data of the run.
+        arguments: The run's arguments, of which `eval_batch_size` and `eval_max_new_tokens` are read.
+        decode: How numbers are read; see [`evaluate`][rarl.evaluation.protocol.evaluate].
+    """
+    return evaluate(
+        model,
+        processor,
+        data.test,
+        task=data.source.task,
+        batch_size=arguments.eval_batch_size,
+        max_new_tokens=arguments.eval_max_new_tokens,
+        constant=data.median,
+        decode=decode,
+    )
+
+
 def finish(
     trainer: Any,
     data: Data,
@@ -59,7 +84,7 @@ def finish(
     """Save, evaluate and, if there is a `repository` on the Hub, push what was trained.
 
     `judge` makes the report of a model and its processor where that is not
-    [`evaluate`][rarl.evaluation.protocol.evaluate]'s.
+    [`evaluate_run`][rarl.recipe.finish.evaluate_run]'s.
 
     The adapter (or model) lies directly in `output_dir`, with `trainer_state.json` and `report.json`. Evaluation loads
     it back from there on the main process, so that what is scored is what was saved.
@@ -94,15 +119,7 @@ def finish(
         if judge is not None:
             report = judge(model, processor)
         else:
-            report = evaluate(
-                model,
-                processor,
-                data.test,
-                task=data.source.task,
-                batch_size=arguments.eval_batch_size,
-                max_new_tokens=arguments.eval_max_new_tokens,
-                constant=data.median,
-            )
+            report = evaluate_run(model, processor, data, arguments)
         write_report(report, output_dir / "report.json")
     if is_adapter:
         write_model_card(output_dir, path, data.source.task, stage=stage, report=report)

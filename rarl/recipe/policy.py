@@ -16,7 +16,7 @@ from rarl.recipe.settings import check_policy
 from rarl.task import OrdinalTask
 
 
-def stage1_adapter(arguments: RecipeArguments, path: str) -> str:
+def starting_adapter(arguments: RecipeArguments, path: str) -> str:
     """The adapter that stage 2 starts from: the one given, else `outputs/rarl_stage1`, else the built-in one of the
     tiny model.
 

@@ -122,19 +122,14 @@ def check_advantages(args: Any) -> None:
     for name in ("virtual_rewards", "dynamic_sampling"):
         if getattr(args, name) < 0:
             raise ValueError(f"{name} must be 0 or more, got {getattr(args, name)}.")
-    others = {
-        "advantage_baseline": args.advantage_baseline != "group" and args.advantage_baseline,
-        "virtual_rewards": args.virtual_rewards,
-        "credit": args.credit != "completion" and args.credit,
-        "multi_objective_aggregation": args.multi_objective_aggregation == "normalize_then_sum"
-        and args.multi_objective_aggregation,
-    }
     if args.virtual_rewards and args.scale_rewards != "group":
         raise ValueError(
             "virtual_rewards enter the deviation of their group; wanted scale_rewards 'group', got "
             f"{args.scale_rewards!r}."
         )
-    given = [f"{name}={value!r}" for name, value in others.items() if value]
+    defaults = {"advantage_baseline": "group", "virtual_rewards": 0, "credit": "completion"}
+    defaults |= {"multi_objective_aggregation": "sum_then_normalize"}
+    given = [f"{name}={getattr(args, name)!r}" for name, value in defaults.items() if getattr(args, name) != value]
     if len(given) > 1:
         raise ValueError(f"Each of these makes the advantages; wanted one of them, got {', '.join(given)}.")
 

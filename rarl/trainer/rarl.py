@@ -10,9 +10,9 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from trl import GRPOConfig
 
-from rarl.advantages import leave_one_out_advantages, num_virtual, virtual_advantages
+from rarl.advantages import leave_one_out, num_virtual, virtual_advantages
 from rarl.answer import REASONS, parse_answer
-from rarl.credit import CreditedAnswer, Worth, deviations, leave_one_out, rewards_to_go
+from rarl.credit import CreditedAnswer, Worth, deviations, rewards_to_go
 from rarl.expectation import ExpectedNumbers
 from rarl.mutation import (
     attainable_maximum,
@@ -114,7 +114,7 @@ class RARLTrainer(SharedPrefixTrainer):
         self._mutation_settings = mutation_settings(settings)
         self._expected = self._expected_numbers(train_dataset) if settings.credit == "exact" else None
         self._last_call: tuple[Any, ...] = ()
-        self._mutation_inputs: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
         self._mutated = torch.empty(0, dtype=torch.bool)
         self._last_rewards = torch.empty(0)
         self._last_logps = torch.empty(0)
@@ -162,18 +162,18 @@ class RARLTrainer(SharedPrefixTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         # TRL knows rows without images by empty lists; `None` would reach the processor.
         inputs = [row | {"images": row["images"] or []} if "images" in row else row for row in inputs]
-        self._mutation_inputs = inputs
+        self._rows = inputs
         self._mutated = torch.zeros(len(inputs), dtype=torch.bool)
         output = super()._generate_and_score_completions(inputs)
-        if self.model.training:
+        if self.model.training and self.args.credit == "completion":
             self._finish_advantages(output)
-            if self.args.credit != "completion":
-                self._credit_items(output)
+        elif self.model.training:
+            self._credit_items(output)
         if self._rmo_active:
             output["mutated"] = self._mutated.to(output["advantages"].device)
             grouped = self._total_rewards().view(-1, self.num_generations)
             self._metrics["train"]["rmo/reward_std_after"].append(grouped.std(dim=1).mean().item())
-        self._mutation_inputs = []
+        self._rows = []
         return output
 
     def _total_rewards(self) -> torch.Tensor:
@@ -188,15 +188,14 @@ class RARLTrainer(SharedPrefixTrainer):
             return
         advantages = self.accelerator.gather(output["advantages"])
         if apart:
-            groups = self._total_rewards().view(-1, self.num_generations).cpu().numpy()
-            found = np.concatenate([leave_one_out_advantages(group) for group in groups])
+            found = leave_one_out(self._total_rewards().cpu().numpy(), self.num_generations)
             advantages = torch.from_numpy(found).to(advantages)
         if exact_zero:
             advantages = zero_tied_advantages(advantages, self._total_rewards(), self.num_generations)
         if args.virtual_rewards:
             advantages = self._with_virtual_rewards(advantages)
-        if self.args.advantage_cap is not None:
-            advantages = advantages.clamp(-self.args.advantage_cap, self.args.advantage_cap)
+        if args.advantage_cap is not None:
+            advantages = advantages.clamp(-args.advantage_cap, args.advantage_cap)
         local = len(output["advantages"])
         start = self.accelerator.process_index * local
         output["advantages"] = advantages[start : start + local]
@@ -207,19 +206,27 @@ class RARLTrainer(SharedPrefixTrainer):
     def _with_virtual_rewards(self, advantages: torch.Tensor) -> torch.Tensor:
         """Advantages `[n]` of the global batch, those of equally wrong groups by virtual rewards."""
         weights, rewards = self.reward_weights.tolist(), self._last_rewards.cpu().double().numpy()
-        groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
-        stagnant = [is_stagnant(group, weights, self._mutation_settings) for group in groups]
-        number = num_virtual(self.args.virtual_rewards, float(np.mean(stagnant)))
+        stagnant = self._stagnant(rewards)
+        number = num_virtual(self.args.virtual_rewards, float(stagnant.mean()))
         grouped = advantages.clone().view(-1, self.num_generations)
         for place in np.flatnonzero(stagnant):
-            best = attainable_maximum(groups[place], weights)
-            found = virtual_advantages(total_rewards(groups[place], weights), best, number)
+            group = self._grouped(rewards)[place]
+            found = virtual_advantages(total_rewards(group, weights), attainable_maximum(group, weights), number)
             grouped[place] = torch.from_numpy(found).to(grouped)
         return grouped.view(-1)
 
+    def _grouped(self, rewards: np.ndarray) -> np.ndarray:
+        """Rewards of the global batch by group, `[n, f]` → `[n / g, g, f]`."""
+        return rewards.reshape(-1, self.num_generations, rewards.shape[1])
+
+    def _stagnant(self, rewards: np.ndarray) -> np.ndarray:
+        """Which groups teach nothing and are short of the ceiling, `[n, f]` → bool `[n / g]`."""
+        weights = self.reward_weights.tolist()
+        return np.array([is_stagnant(group, weights, self._mutation_settings) for group in self._grouped(rewards)])
+
     def _credit_items(self, output: dict[str, Any]) -> None:
         """Put an advantage a token, `[b, t]`, in the place of that of the answer; see [`rarl.credit`][rarl.credit]."""
-        rows, device = self._mutation_inputs, output["advantages"].device
+        rows, device = self._rows, output["advantages"].device
         totals = self._total_rewards().cpu().double().numpy()
         scales = deviations(totals, self.num_generations, self.scale_rewards).repeat(self.num_generations)
         start = self.accelerator.process_index * len(rows)
@@ -273,7 +280,7 @@ class RARLTrainer(SharedPrefixTrainer):
 
     def _count_reasons(self, completion_ids: list[list[int]]) -> None:
         """Log how many of the answers, as they were sampled, are well-formed, and why others are not."""
-        inputs = self._mutation_inputs
+        inputs = self._rows
         if len(completion_ids) != len(inputs) or self.tools or "values" not in inputs[0]:
             return  # a turn of several, or data of another kind
         texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
@@ -288,7 +295,7 @@ class RARLTrainer(SharedPrefixTrainer):
 
     def _score(self, completion_ids: list[list[int]]) -> tuple[np.ndarray, list[str]]:
         """Rewards of the global batch if these are the answers of this process, `[n, f]`, and their texts."""
-        inputs = self._mutation_inputs
+        inputs = self._rows
         texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
         conversational = isinstance(inputs[0]["prompt"], list)
         completions = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
@@ -312,13 +319,11 @@ class RARLTrainer(SharedPrefixTrainer):
         first answer again, and drops it.
         """
         completion_ids, logprobs = list(completion_ids), None if logprobs is None else list(logprobs)
-        weights, rows = self.reward_weights.tolist(), len(completion_ids)
+        rows = len(completion_ids)
         start = self.accelerator.process_index * rows
         redrawn = tries = 0
         while True:
-            rewards = self._score(completion_ids)[0]
-            groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
-            stagnant = np.array([is_stagnant(group, weights, self._mutation_settings) for group in groups])
+            stagnant = self._stagnant(self._score(completion_ids)[0])
             if not stagnant.any() or tries == self.args.dynamic_sampling:
                 break
             tries += 1
@@ -346,7 +351,7 @@ class RARLTrainer(SharedPrefixTrainer):
         self, completion_ids: list[list[int]], logprobs: list[list[float]] | None
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         """Rewrite this process's share of the responses chosen over the global generation batch."""
-        inputs, group_size = self._mutation_inputs, self.num_generations
+        inputs = self._rows
         rewards, texts = self._score(completion_ids)
         reward_weights = self.reward_weights.tolist()
         chosen = self._choose(rewards, reward_weights)
@@ -365,11 +370,9 @@ class RARLTrainer(SharedPrefixTrainer):
 
         counts = torch.tensor([int(self._mutated.sum()), skipped], device=self.accelerator.device)
         mutated, skipped = self.accelerator.gather(counts).view(-1, 2).sum(dim=0).tolist()
-        groups = rewards.reshape(-1, group_size, rewards.shape[1])
-        totals = total_rewards(rewards, reward_weights).reshape(-1, group_size)
-        stagnant = [is_stagnant(group, reward_weights, self._mutation_settings) for group in groups]
+        totals = total_rewards(rewards, reward_weights).reshape(-1, self.num_generations)
         metrics = self._metrics["train"]
-        metrics["rmo/stagnant_fraction"].append(float(np.mean(stagnant)))
+        metrics["rmo/stagnant_fraction"].append(float(self._stagnant(rewards).mean()))
         metrics["rmo/reward_std_before"].append(float(totals.std(axis=1, ddof=1).mean()))
         metrics["rmo/mutated"].append(float(mutated))
         metrics["rmo/skipped"].append(float(skipped))
@@ -380,11 +383,10 @@ class RARLTrainer(SharedPrefixTrainer):
         run continues: TRL counts `_step` from 0 again, but both start at an optimiser step."""
         accumulation = self.args.gradient_accumulation_steps
         step = self.state.global_step * accumulation + self._step % accumulation
-        groups = rewards.reshape(-1, self.num_generations, rewards.shape[1])
         rows = [
             choose_mutated(group, reward_weights, self._mutation_settings, step=step, group=index)
             + index * self.num_generations
-            for index, group in enumerate(groups)
+            for index, group in enumerate(self._grouped(rewards))
         ]
         return np.concatenate(rows)
 
@@ -426,13 +428,13 @@ class RARLTrainer(SharedPrefixTrainer):
         if mutated is None or self.args.rmo_importance == "on_policy":
             return super()._compute_loss(model, inputs)
         # The KL and entropy terms of mutated rows stay TRL's; their policy term is replaced.
-        advantages = inputs["advantages"]
-        is_mutated = mutated.unsqueeze(1) if advantages.dim() == 2 else mutated
-        loss = super()._compute_loss(model, {**inputs, "advantages": advantages.masked_fill(is_mutated, 0.0)})
+        advantages, mutated = inputs["advantages"], mutated.unsqueeze(1)
+        if advantages.dim() == 1:
+            advantages = advantages.unsqueeze(1)
+        loss = super()._compute_loss(model, {**inputs, "advantages": advantages.masked_fill(mutated, 0.0)})
         probability = self._last_logps.exp()
         shaped = probability / (probability + self.args.rmo_luffy_gamma)
-        per_row = advantages if advantages.dim() == 2 else advantages.unsqueeze(1)
-        per_token = -shaped * per_row * mutated.unsqueeze(1)
+        per_token = -shaped * advantages * mutated
         return loss + self._normalize(per_token, inputs["completion_mask"], inputs["num_items_in_batch"])
 
     def _normalize(self, per_token: torch.Tensor, mask: torch.Tensor, num_items: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarl.advantages import EPSILON, leave_one_out_advantages, num_virtual, virtual_advantages
+from rarl.advantages import EPSILON, leave_one_out, num_virtual, virtual_advantages
 
 totals = st.lists(st.floats(-2, 5), min_size=2, max_size=9)
 
@@ -34,12 +34,14 @@ def test_number_of_virtual_rewards(most: int, collapsed: float, wanted: int) -> 
 
 
 def test_leave_one_out_written_out() -> None:
-    np.testing.assert_allclose(leave_one_out_advantages(np.array([3.0, 1.0, 2.0])), [1.5, -1.5, 0.0])
+    np.testing.assert_allclose(leave_one_out(np.array([3.0, 1.0, 2.0]), 3), [1.5, -1.5, 0.0])
+    table = np.array([[3.0, 0.0], [1.0, 1.0], [5.0, 2.0], [5.0, 0.0]])
+    assert leave_one_out(table, 2).tolist() == [[2, -1], [-2, 1], [0, 2], [0, -2]]
 
 
 @given(totals)
 def test_leave_one_out_is_the_centred_reward_scaled(rewards: list[float]) -> None:
-    found, group = leave_one_out_advantages(np.array(rewards)), len(rewards)
+    found, group = leave_one_out(np.array(rewards), len(rewards)), len(rewards)
     np.testing.assert_allclose(found, group / (group - 1) * (np.array(rewards) - np.mean(rewards)), atol=1e-9)
     assert abs(found.sum()) < 1e-8
 
@@ -55,7 +57,7 @@ def test_leave_one_out_has_the_expectation_of_the_policy_gradient(group: int) ->
     for rows in itertools.product(range(3), repeat=group):
         picked = list(rows)
         weight, drawn = chance[picked].prod(), rewards[picked]
-        ours += weight * leave_one_out_advantages(drawn) @ scores[picked] / group
+        ours += weight * leave_one_out(drawn, group) @ scores[picked] / group
         grpo += weight * (drawn - drawn.mean()) / (drawn.std(ddof=1) + EPSILON) @ scores[picked] / group
     np.testing.assert_allclose(ours, exact, atol=1e-12)
     assert np.abs(grpo - exact).max() > 0.02

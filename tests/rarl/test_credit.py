@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rarl import tiny
+from rarl.advantages import leave_one_out
 from rarl.answer_format import write_completion, write_list
 from rarl.credit import (
     CreditedAnswer,
@@ -17,7 +18,6 @@ from rarl.credit import (
     Worth,
     deviations,
     find_statements,
-    leave_one_out,
     rewards_to_go,
     stage_keys,
     token_ends,
@@ -64,6 +64,7 @@ def test_a_list_counts_as_far_as_it_is_written_as_usual(listed: str, images: lis
 
 
 TEXTS = [
+    "<think>Image 1: 1e5, Image 2: 1.5.3, Image 2: -2.</think>",
     write_completion("Image 1: 3, Image 2: 10", '[{"image_id": 1, "value": 3}, {"image_id": 2, "value": 10}]'),
     write_completion("Image 1: 3", '[{"image_id": 2, "value": 7}, oops]') + "<answer>more</answer>",
     '<think>Image 2: 1</think><answer>[{"image_id": 1, "value": 31}<answer>[{"image_id": 1, "value": 3}]</answer>',
@@ -145,7 +146,7 @@ def test_characters_of_several_tokens_count_once() -> None:
 
 
 def test_keys_stay_below_their_number() -> None:
-    many = [Statement(1, 0.0, 0, 1, listed) for listed in [False] * 9 + [True] * 9]
+    many = [Statement(1, 0.0, 0, 1, listed) for listed in [False] * 4 + [True] * 4]
     keys = stage_keys(many, 4)
     assert keys == sorted(keys) and max(keys) < 2 * (4 + 1) and len(keys) == len(many) + 1
 

@@ -19,7 +19,7 @@ COUNT, BRIGHTNESS = get_task("count"), get_task("brightness")
 
 def test_numbers_of_a_rater_written_out() -> None:
     assert to_task([-3.0, 0.49, 0.5, 2.5, 9.6, 12.0], COUNT).tolist() == [0, 0, 1, 3, 10, 10]
-    assert to_task([-0.1, 0.123, 0.126, 1.3], BRIGHTNESS, 2).tolist() == [0, 0.12, 0.13, 1]
+    assert to_task([-0.1, 0.123, 0.126, 1.3], BRIGHTNESS).tolist() == [0, 0.12, 0.13, 1]
     assert mean_votes([[1, 2, 4], [0, 0, 1], [10, 10, 10]], COUNT).tolist() == [2, 0, 10]  # 7/3, 1/3
     np.testing.assert_allclose(mean_votes([[0.1, 0.2]], BRIGHTNESS), [0.15])
 

@@ -31,7 +31,7 @@ from rarl.recipe import (
     parse,
     prepare_data,
     setting_up,
-    stage1_adapter,
+    starting_adapter,
     train,
 )
 from rarl.recipe.arguments import resume_from
@@ -171,17 +171,17 @@ def test_task_of_the_adapter(tmp_path: Path) -> None:
     assert RecipeArguments(adapter=plain).build_task() is None
 
 
-def test_stage1_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one given, else outputs/rarl_stage1, else the tiny model's own, else an error; it says which."""
     with pytest.raises(FileNotFoundError, match="of stage 1 or of SFT: give --adapter, or run one first"):
-        stage1_adapter(RecipeArguments(), "org/model")
-    assert stage1_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
+        starting_adapter(RecipeArguments(), "org/model")
+    assert starting_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
     (tmp_path / "outputs/rarl_stage1").mkdir(parents=True)  # a run that has not ended yet
-    assert stage1_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
+    assert starting_adapter(RecipeArguments(), tiny.path()) == tiny.adapter_path()
     (tmp_path / "outputs/rarl_stage1/adapter_config.json").write_text("{}")
-    assert stage1_adapter(RecipeArguments(), tiny.path()) == "outputs/rarl_stage1"
+    assert starting_adapter(RecipeArguments(), tiny.path()) == "outputs/rarl_stage1"
     capsys.readouterr()
-    assert stage1_adapter(RecipeArguments(adapter="me/adapter"), tiny.path()) == "me/adapter"
+    assert starting_adapter(RecipeArguments(adapter="me/adapter"), tiny.path()) == "me/adapter"
     assert capsys.readouterr().out == "Stage 2 starts from me/adapter.\n"
 
 

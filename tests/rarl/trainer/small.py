@@ -9,9 +9,9 @@ from rarl.trainer import RARLConfig, RARLTrainer
 GROUP = 4
 
 
-def trainer_of(model: Any, processor: Any, folder: Path, *, rows: Any, rewards: Any, **overrides: Any) -> RARLTrainer:
-    """A trainer of a copy of a model: two groups of four answers a step, on the CPU, without KL and mutation."""
-    settings: dict[str, Any] = {
+def settings_in(folder: Path) -> dict[str, Any]:
+    """Arguments of `GRPOConfig`: two groups of four answers a step, one step, on the CPU, without KL."""
+    return {
         "output_dir": str(folder),
         "per_device_train_batch_size": 2 * GROUP,
         "num_generations": GROUP,
@@ -25,7 +25,10 @@ def trainer_of(model: Any, processor: Any, folder: Path, *, rows: Any, rewards: 
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",
-        "rmo": False,
     }
-    args = RARLConfig(**{**settings, **overrides})
+
+
+def trainer_of(model: Any, processor: Any, folder: Path, *, rows: Any, rewards: Any, **overrides: Any) -> RARLTrainer:
+    """A trainer of a copy of a model, without mutation."""
+    args = RARLConfig(**{**settings_in(folder), "rmo": False, **overrides})
     return RARLTrainer(copy.deepcopy(model), rewards, args, rows, processing_class=processor)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rarl.advantages import leave_one_out_advantages, virtual_advantages
+from rarl.advantages import leave_one_out, virtual_advantages
 from rarl.datasets import load_source, make_dataset
 from rarl.prompt import build_completion
 from rarl.rewards import format_reward, regression_reward
@@ -77,7 +77,7 @@ def test_leave_one_out_has_no_deviation(
     _, output = batch(trainer, monkeypatch, Answers(processor, [[wrong(first)] * GROUP + mixed]))
     found = output["advantages"].numpy()
     assert (found[:GROUP] == 0).all()
-    np.testing.assert_allclose(found[GROUP:], leave_one_out_advantages(np.array([0.5, 0.5, 0.5, 1.5])), rtol=1e-6)
+    np.testing.assert_allclose(found[GROUP:], leave_one_out(np.array([0.5, 0.5, 0.5, 1.5]), GROUP), rtol=1e-6)
 
 
 @pytest.mark.parametrize("tries", [1, 3])

@@ -22,8 +22,8 @@ from rarl.task import get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
 from rarl.trainer.config import NORMALIZED_LOSSES
 from rarl.vision_tokens import vision_token_ids
+from tests.rarl.trainer.small import GROUP, settings_in
 
-GROUP = 4
 LENGTH = 24
 PLAIN: dict[str, Any] = {
     "rmo": False,
@@ -41,24 +41,8 @@ def make_rows(num_prompts: int = 8, num_images: int = 1) -> Dataset:
 
 
 def config(cls: type[GRPOConfig], folder: Path, **overrides: Any) -> Any:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 2 * GROUP,
-        "num_generations": GROUP,
-        "max_completion_length": LENGTH,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "max_steps": 1,
-        "logging_steps": 1,
-        "beta": 0.0,
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "seed": 3,
-    }
+    settings = settings_in(folder) | {"max_completion_length": LENGTH, "learning_rate": 1e-3, "seed": 3}
+    settings["lr_scheduler_type"] = "constant"
     return cls(**{**settings, **overrides})
 
 
