@@ -1,4 +1,4 @@
-"""RARL, stage 2: prompts of 1, 2, 4 and 8 images, all five rewards, response mutation; from the adapter of stage 1 or SFT.
+"""RARL, stage 2: prompts of 1, 2, 4 and 8 images, five rewards, response mutation; from an adapter of stage 1 or SFT.
 
 accelerate launch recipes/rarl_stage2.py                                      # tiny model, built-in images
 accelerate launch recipes/rarl_stage2.py --config recipes/configs/rarl_stage2_qwen2_5_vl_3b.yaml --folder UTKFace

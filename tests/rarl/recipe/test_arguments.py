@@ -278,6 +278,16 @@ def test_arguments_of_the_data_act(name: str, given: Callable[..., Any]) -> None
     assert before != after
 
 
+def test_training_rows_have_labels_and_test_rows_the_truth(given: Callable[..., Any]) -> None:
+    data = prepare_data(given("rarl_stage2", *DATA, "--rater_noise", "2")[1], with_completion=True)
+    source = data.source
+    for rows, values in ((data.train, source.labels), (data.test[1], source.values), (data.test[2], source.values)):
+        stored = rows.with_format(None)
+        assert [row["values"] for row in stored] == [[values[i] for i in row["images"]] for row in stored]
+    completions = data.train.with_format(None)
+    assert completions["completion"] == completions["values"], "the answers to learn are the labels"
+
+
 def test_sources_take_their_own_arguments(given: Callable[..., Any]) -> None:
     for flags, message in (
         (["--folder", "a"], "'builtin' does not use folder"),

@@ -181,6 +181,24 @@ def test_settings_that_exact_pays_no_heed_to_are_refused(tmp_path: Path) -> None
         ExpectedNumbers.of(tiny.build_processor(), fine)
 
 
+def test_a_number_left_to_the_expectation_is_settled_for_its_own_tokens(processor: Any) -> None:
+    """Its digits and the token that ends it have the stage after it, all other tokens that of before."""
+    tokenizer = processor.tokenizer
+    expected = ExpectedNumbers.of(processor, TASK)
+    text = build_completion([7, 10], TASK).replace("Image 2: 10", "Image 2: 12")  # there is no 12
+    ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    worth = Worth([7, 9], TASK.tolerance, 1.0, 1.0)
+    before = CreditedAnswer.of(ids, 2, worth, decode=tokenizer.decode, most=2)
+    after = expected.take_over(before, ids, worth, TASK)
+    wanted = before.stages.copy()
+    for place, start in enumerate(before.starts.tolist()):
+        if place != 1:  # 12 is left to the sampled part
+            digits = 2 if place == 3 else 1
+            wanted[start : start + digits + 1] = place + 1
+    assert after.stages.tolist() == wanted.tolist() and len(after.places) == 3
+    np.testing.assert_allclose(after.gains[0], worth.gains([], 1, np.arange(11), listed=False))
+
+
 def test_blanks_before_numbers_are_tokens_of_their_own(processor: Any) -> None:
     """Below 0 a tokenizer may part the blank from the digits; the number then begins with the blank."""
     if not QWEN.is_dir():
