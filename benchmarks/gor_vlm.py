@@ -130,7 +130,7 @@ def legal_equals_vocabulary(processor: ValueTokenLogits, tokens: ValueTokens, id
     """Exactness: what the mask leaves inside a code is what `gor_head.intervals.legal_ids` says."""
     first = tokens.vocabulary.values.tolist().index(float(tokens.vocabulary.values[-1]))
     wanted = {
-        tokens.close_id if token == 2 else tokens.ids[token - 3] for token in legal_ids(tokens.vocabulary, [first])
+        tokens.end_id if token == 2 else tokens.ids[token - 3] for token in legal_ids(tokens.vocabulary, [first])
     }
     left = processor(ids[:1], scores[:1])[0].isfinite().nonzero().flatten().tolist()
     return set(left) == wanted

@@ -1,7 +1,7 @@
-"""Numbers as text of value tokens: 58 is `<gor><+50><+5><+3></gor>`.
+"""Numbers as text of value tokens: 58 is `<gor><+50><+5><+3></gor>`, or `<=58>` where every number is a token.
 
-The tokens' names carry their values, so that a text can be read without its vocabulary, and whatever a model writes
-between the tags is a number or is not.
+The tokens' names carry their values, so that a text can be read without its vocabulary, and whatever a model writes in
+them is a number or is not.
 """
 
 import re
@@ -11,25 +11,39 @@ from gor_head.numbers import write_number
 from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
 
 OPEN, CLOSE = "<gor>", "</gor>"
-_TOKEN = re.compile(r"<\+([0-9]+(?:\.[0-9]+)?)>")
-_CODE = re.compile(rf"{OPEN}((?:<\+[0-9]+(?:\.[0-9]+)?>)*){CLOSE}")
+_DECIMAL = r"[0-9]+(?:\.[0-9]+)?"
+_TOKEN = re.compile(rf"<\+({_DECIMAL})>")
+_CODE = re.compile(rf"{OPEN}((?:<\+{_DECIMAL}>)*){CLOSE}|<=({_DECIMAL})>")
 
 
 def token_names(vocabulary: CoDiVocabulary) -> list[str]:
-    """Texts of the value tokens, by ascending value: `["<+1>", "<+5>", "<+50>"]`.
+    """Texts of the value tokens, by ascending value: `["<+1>", "<+5>", "<+50>"]`, or `["<=1>", "<=2>"]` of a tagless
+    vocabulary.
 
     Raises:
         ValueError: If the vocabulary has an offset: its codes are no sums from 0.
     """
     if vocabulary.offset:
         raise ValueError(f"vocabulary: wanted one without an offset, got {write_number(vocabulary.offset)}.")
-    return [f"<+{_decimal(value)}>" for value in vocabulary.values[FIRST_VALUE:].tolist()]
+    sign = "=" if vocabulary.tagless else "+"
+    return [f"<{sign}{_decimal(value)}>" for value in vocabulary.values[FIRST_VALUE:].tolist()]
+
+
+def end_name(vocabulary: CoDiVocabulary) -> str:
+    """Text of what adds nothing: `</gor>`, the end of a code, or the number `<=0>` of a tagless vocabulary."""
+    return "<=0>" if vocabulary.tagless else CLOSE
 
 
 def write_value(vocabulary: CoDiVocabulary, value: float) -> str:
     """The code of a number as text."""
     names = token_names(vocabulary)
-    return OPEN + "".join(names[token - FIRST_VALUE] for token in vocabulary.encode(value) if token != EOS) + CLOSE
+    code = "".join(names[token - FIRST_VALUE] for token in vocabulary.encode(value) if token != EOS)
+    return (code or end_name(vocabulary)) if vocabulary.tagless else OPEN + code + CLOSE
+
+
+def has_codes(text: str) -> bool:
+    """Whether anything in a text may be a code, quickly."""
+    return OPEN in text or "<=" in text
 
 
 def codes_to_numbers(text: str) -> str:
@@ -39,11 +53,11 @@ def codes_to_numbers(text: str) -> str:
 
     ```python
     >>> from gor_head.vlm import codes_to_numbers
-    >>> codes_to_numbers('{"value": <gor><+50><+5><+3></gor>}')
-    '{"value": 58}'
+    >>> codes_to_numbers('{"value": <gor><+50><+5><+3></gor>}, {"value": <=58>}')
+    '{"value": 58}, {"value": 58}'
     ```
     """
-    return _CODE.sub(lambda match: _decimal(sum(map(Decimal, _TOKEN.findall(match[1])), Decimal(0))), text)
+    return _CODE.sub(lambda match: match[2] or _decimal(sum(map(Decimal, _TOKEN.findall(match[1])), Decimal(0))), text)
 
 
 def _decimal(value: float | Decimal) -> str:

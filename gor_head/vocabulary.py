@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gor_head.construction.codi import CodiUpdate
-from gor_head.construction.fit import fit, fit_strictly
+from gor_head.construction.fit import fit, fit_for_language_model, fit_strictly
 from gor_head.construction.greedy import Codes, greedy_codes, slack_units
 from gor_head.construction.settings import Initializer, check_settings
 from gor_head.grid import MAX_UNITS, Grid, as_labels, hash_labels, is_tensor, rounding
@@ -27,6 +27,14 @@ FIRST_VALUE = 3
 
 VOCABULARY_FILE = "vocabulary.json"
 FORMAT = 1
+"""Format of a saved vocabulary whose codes have tags in a text."""
+
+TAGLESS_FORMAT = 2
+"""Format of one whose codes have none, which readers of format 1 alone must not take for the other."""
+
+LANGUAGE_MODEL_TOKENS = 128
+"""Tokens that [`CoDiVocabulary.for_language_model`][gor_head.vocabulary.CoDiVocabulary.for_language_model] makes at
+most: each one's rows have to be learnt from examples of it."""
 
 UNBOUNDED = 2**62
 """Width of an interval without an upper end, in units: no code may reach it."""
@@ -48,6 +56,8 @@ class CoDiVocabulary:
         offset: Units subtracted from every label before it is encoded, a whole number.
         tolerance: ε, relative to the label (less the offset), 0 ≤ ε < 1. 0: codes end only when nothing fits.
         max_length: The largest number of value tokens in a code, EOS not counted.
+        tagless: Whether a language model writes a code as its one token, without tags around it; see
+            [`gor_head.text`][gor_head.text]. Wants codes of one token and no offset.
         statistics: What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] says about the fit.
         labels_hash: Hash of the labels of the fit, see
             [`CoDiVocabulary.check_labels`][gor_head.vocabulary.CoDiVocabulary.check_labels].
@@ -79,6 +89,7 @@ class CoDiVocabulary:
         offset: int = 0,
         tolerance: float = 0.005,
         max_length: int = 16,
+        tagless: bool = False,
         statistics: dict[str, Any] | None = None,
         labels_hash: str | None = None,
     ) -> None:
@@ -88,10 +99,15 @@ class CoDiVocabulary:
             raise ValueError(
                 f"max_length: wanted less than 2**62 units in a code, got {max_length} tokens of up to {units[-1]}."
             )
+        if tagless and (max_length != 1 or offset):
+            raise ValueError(
+                f"tagless: wanted codes of one token and no offset, got max_length={max_length}, offset={offset}."
+            )
         self.grid = Grid(float(resolution), int(offset))
         self.tokens: NDArray[np.int64] = units
         self.tolerance = float(tolerance)
         self.max_length = int(max_length)
+        self.tagless = bool(tagless)
         self.statistics = statistics or {}
         self.labels_hash = labels_hash
         self.clipped = 0
@@ -108,6 +124,7 @@ class CoDiVocabulary:
         tolerance: float = 0.005,
         beta: float = 0.7,
         max_length: int = 16,
+        mean_length: float | None = None,
         exact: bool = False,
         codi_update: CodiUpdate = "static",
         resolution: float | None = None,
@@ -121,11 +138,14 @@ class CoDiVocabulary:
 
         Args:
             labels: Training labels only, `[n]`: numbers ≥ 0, or any with `offset="min"`.
-            initializer: `"quantile"` (algorithm 2), `"manual"` ([1, 3, 5, 7] × 10ⁿ units) or `"binary"` (2ⁿ units).
+            initializer: `"quantile"` (algorithm 2), `"manual"` ([1, 3, 5, 7] × 10ⁿ units), `"binary"` (2ⁿ units),
+                `"place"` ([1, …, 9] × 10ⁿ units) or `"labels"` (every label).
             q: Quantile of algorithm 2, 0 < q ≤ 1.
             tolerance: ε of both algorithms.
             beta: β, share of the initial tokens that pruning keeps at least, in 0..1. 1 means no pruning.
             max_length: The largest number of value tokens in a code, EOS not counted.
+            mean_length: Pruning keeps the mean number of value tokens over the labels at or below this, or at that of
+                the initial tokens if it is larger. By default it may grow up to `max_length`.
             exact: Codes hit every training label exactly; `tolerance` is then 0.
             codi_update: `"static"` computes CoDi once (paper), `"recompute"` after each removal.
             resolution: Grid step. By default the coarsest power of ten that holds all labels exactly, or else 1e-4 of
@@ -142,6 +162,10 @@ class CoDiVocabulary:
         """
         check_settings(initializer=initializer, q=q, beta=beta, tolerance=tolerance, max_length=max_length)
         check_settings(codi_update=codi_update, offset=offset)
+        if mean_length is not None:
+            check_settings(mean_length=mean_length)
+        if strict_paper and mean_length is not None:
+            raise ValueError(f"mean_length: the paper has no limit; wanted none under strict_paper, got {mean_length}.")
         if strict_paper and initializer != "quantile":
             raise ValueError(f"initializer: wanted 'quantile' under strict_paper, got {initializer!r}.")
         if resolution is not None:
@@ -152,9 +176,11 @@ class CoDiVocabulary:
         if strict_paper:
             found = fit_strictly(labels, **settings)
         else:
-            found = fit(labels, initializer=initializer, codi_update=codi_update, **settings)
+            found = fit(
+                labels, initializer=initializer, codi_update=codi_update, mean_length=mean_length, **settings
+            )
         chosen: dict[str, Any] = {"initializer": initializer, "q": q, "beta": beta, "exact": exact}
-        chosen |= {"codi_update": codi_update, "strict_paper": strict_paper}
+        chosen |= {"mean_length": mean_length, "codi_update": codi_update, "strict_paper": strict_paper}
         return cls(
             found.tokens,
             resolution=found.grid.resolution,
@@ -162,6 +188,45 @@ class CoDiVocabulary:
             tolerance=tolerance,
             max_length=found.max_length,
             statistics=chosen | found.statistics,
+            labels_hash=found.labels_hash,
+        )
+
+    @classmethod
+    def for_language_model(
+        cls,
+        labels: Any,
+        *,
+        maximum: float | None = None,
+        resolution: float | None = None,
+        size: int = LANGUAGE_MODEL_TOKENS,
+    ) -> "CoDiVocabulary":
+        """Choose the tokens with which a language model writes numbers: short codes, and few tokens to learn.
+
+        A small model cannot add up: 3 as 1 + 1 + 1 is harder to learn than a token for 3. So every number of the grid
+        is a token of its own if they are at most `size`, or else every distinct label if these are; such a vocabulary
+        is `tagless`. Otherwise tokens are the places of the smallest base in which numbers have as few places as
+        `size` tokens allow: up to 2 000, for instance, 1, …, 44 and 45, 90, …, 1 980. All codes are exact.
+
+        Args:
+            labels: Training labels only, numbers ≥ 0, `[n]`.
+            maximum: A number that has a code at least; the largest label if not given.
+            resolution: Grid step, as in [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit].
+            size: The largest number of tokens, at least 2.
+
+        Raises:
+            ValueError: If labels are no finite numbers ≥ 0 in one dimension, or a setting is out of range.
+        """
+        check_settings(size=size)
+        if resolution is not None:
+            check_settings(resolution=resolution)
+        found = fit_for_language_model(labels, maximum=maximum, resolution=resolution, size=size)
+        return cls(
+            found.tokens,
+            resolution=found.grid.resolution,
+            tolerance=0.0,
+            max_length=found.max_length,
+            tagless=found.max_length == 1,
+            statistics={"initializer": "language_model", "size_limit": size} | found.statistics,
             labels_hash=found.labels_hash,
         )
 
@@ -180,7 +245,7 @@ class CoDiVocabulary:
         return (
             f"CoDiVocabulary({len(self.tokens)} value tokens, resolution={write_number(self.grid.resolution)}, "
             f"offset={write_number(self.offset)}, tolerance={write_number(self.tolerance)}, "
-            f"max_length={self.max_length})"
+            f"max_length={self.max_length}{', tagless' if self.tagless else ''})"
         )
 
     @property
@@ -314,6 +379,7 @@ class CoDiVocabulary:
             "offset": self.offset,
             "tolerance": self.tolerance,
             "max_length": self.max_length,
+            "tagless": self.tagless,
             "largest": self.largest,
         }
         return head | json.loads(json.dumps(self.statistics))
@@ -359,7 +425,7 @@ class CoDiVocabulary:
     def to_dict(self) -> dict[str, Any]:
         """The vocabulary as what JSON can hold, with a hash over it all."""
         content = {
-            "format": FORMAT,
+            "format": TAGLESS_FORMAT if self.tagless else FORMAT,
             "tokens": self.tokens.tolist(),
             "values": self.values[FIRST_VALUE:].tolist(),
             "resolution": self.grid.resolution,
@@ -385,8 +451,8 @@ class CoDiVocabulary:
             version = content["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{name}: not a saved vocabulary ({error}).") from None
-        if version != FORMAT:
-            raise ValueError(f"{name}: format {version}, but {FORMAT} is wanted.")
+        if version not in (FORMAT, TAGLESS_FORMAT):
+            raise ValueError(f"{name}: format {version}, but {FORMAT} or {TAGLESS_FORMAT} is wanted.")
         wanted = _hash_content(content)
         if seen != wanted:
             raise ValueError(f"{name}: hash {str(seen)[:12]}, but the content has {wanted[:12]}: it was changed.")
@@ -396,6 +462,7 @@ class CoDiVocabulary:
             offset=content["offset"],
             tolerance=content["tolerance"],
             max_length=content["max_length"],
+            tagless=version == TAGLESS_FORMAT,
             statistics=content["statistics"],
             labels_hash=content["labels_hash"],
         )

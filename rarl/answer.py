@@ -17,8 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from gor_head.numbers import read_number
-from gor_head.text import OPEN as CODE_OPEN
-from gor_head.text import codes_to_numbers
+from gor_head.text import codes_to_numbers, has_codes
 from rarl.answer_format import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
@@ -142,7 +141,7 @@ def parse_answer(text: str, num_images: int) -> Answer:
     strings that spell a decimal number in ASCII digits (`"17"`, `" 2.5e1 "`, not `"1_000"`, `"17 years"` or full-width
     digits). Booleans, NaN and infinities are no numbers. Other keys of an item are ignored. A value outside the range
     of a task is valid: its distance from the truth is what punishes it. A number may be written in value tokens,
-    `<gor><+50><+8></gor>`, with or without quotes (see `gor_head.vlm`). Blanks and a code fence around the list are
+    `<gor><+50><+8></gor>` or `<=58>`, with or without quotes (see `gor_head.vlm`). Blanks and a code fence around the list are
     ignored; words around it are not.
 
     Raises:
@@ -190,7 +189,7 @@ def is_formatted(text: str, num_images: int) -> bool:
 
 def _parse_block(block: str, num_images: int) -> Answer:
     """Read the text between the answer tags."""
-    if CODE_OPEN in block:
+    if has_codes(block):
         block = codes_to_numbers(block)
     listed, problem, reason = _read_list(_without_fence(block.strip()))
     items: dict[int, Item] = {}

@@ -1,8 +1,10 @@
 """N images and a task become chat messages (Table 1 of the RARL paper)."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from gor_head.numbers import write_number
 from rarl.answer_format import LIST_IN_WORDS, SYSTEM_PROMPT, write_completion, write_list
 from rarl.task import OrdinalTask
 
@@ -47,6 +49,16 @@ def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
     """A reasoning text that names each image's value in prompt order, so that a model that writes it sorts what it
     wrote: `"Image 1: 30, Image 2: 4"`."""
     return ", ".join(f"Image {index + 1}: {task.format_value(value)}" for index, value in enumerate(values))
+
+
+def number_contexts(task: OrdinalTask) -> list[tuple[str, str]]:
+    """What stands before and behind a number in perfect answers, alone and before another one: in the reasoning, and in
+    the list."""
+    other, place = write_number(task.minimum), "\0"
+    alone = write_completion(f"Image 1: {place}", write_list([(1, place)]))
+    two = write_completion(f"Image 1: {place}, Image 2: {other}", write_list([(1, place), (2, other)]))
+    found = [(text[: at.start()], text[at.end() :]) for text in (alone, two) for at in re.finditer(place, text)]
+    return [(before.replace(place, other), behind.replace(place, other)) for before, behind in found]
 
 
 def build_completion(values: Sequence[float], task: OrdinalTask, reasoning: str | None = None) -> str:

@@ -6,12 +6,13 @@ T_i leaves EOS out, N counts every label; the empty code of a zero label adds 0.
 or more labels use, so such a token is tried first.
 
 Algorithm 1 removes a token, then tests, and returns the set that failed. Here a removal is undone if a label then
-misses the tolerance or needs more than `max_length` tokens, and the token with the next-lowest index is tried. Each
-token is tried once. Greedy codes are prefix-stable, so removing ω changes only codes with ω in them, and those only
-from ω on: only these tails are encoded anew.
+misses the tolerance or needs more than `max_length` tokens, or if codes get longer than `mean_length` in the mean, and
+the token with the next-lowest index is tried. Each token is tried once. Greedy codes are prefix-stable, so removing ω
+changes only codes with ω in them, and those only from ω on: only these tails are encoded anew.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -89,6 +90,27 @@ def recode(codes: Codes, units: Units, slack: Units, *, tokens: Units, removed: 
     return Codes(values[:, : int(length.max())], length, residual)
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning leaves.
+
+    Args:
+        tokens: The tokens that stay, ascending, `[V]`.
+        codes: The codes of the distinct labels in them.
+        path: Size and mean code length at the start and after each removal.
+    """
+
+    tokens: Units
+    codes: Codes
+    path: list[tuple[int, float]]
+
+
+def mean_code_length(codes: Codes, counts: Units) -> float:
+    """Mean number of value tokens over all labels; arguments as in
+    [`token_usage`][gor_head.construction.codi.token_usage]."""
+    return float((codes.length * counts).sum() / counts.sum())
+
+
 def prune(
     tokens: Units,
     units: Units,
@@ -97,8 +119,9 @@ def prune(
     slack: Units,
     beta: float,
     max_length: int,
+    mean_length: float | None = None,
     update: CodiUpdate,
-) -> tuple[Units, Codes]:
+) -> Pruned:
     """Remove tokens of low CoDi while every label stays covered (algorithm 1, with rollback).
 
     Args:
@@ -108,12 +131,13 @@ def prune(
         slack: Residual at which each code may stop, `[d]`.
         beta: Share of the initial vocabulary that is kept at least.
         max_length: The largest number of value tokens in a code.
+        mean_length: The largest mean number of value tokens over all labels, or that of the initial tokens if it is
+            larger; `None` for no limit.
         update: `"static"` computes CoDi once (paper), `"recompute"` after each removal. Ties remove the larger value.
-
-    Returns:
-        The tokens that stay, and the codes of the distinct labels in them.
     """
     codes = greedy_codes(units, slack, tokens, max_length=max_length)
+    path = [(len(tokens), mean_code_length(codes, counts))]
+    budget = math.inf if mean_length is None else max(mean_length, path[0][1])
     smallest = smallest_size(len(tokens), beta)
     tried: set[int] = set()
     scores = codi(codes, counts, tokens)
@@ -125,12 +149,13 @@ def prune(
         tried.add(candidate)
         rest = tokens[tokens != candidate]
         shorter = recode(codes, units, slack, tokens=rest, removed=candidate, max_length=max_length)
-        if shorter is None:
+        if shorter is None or (mean := mean_code_length(shorter, counts)) > budget:
             continue
         tokens, codes = rest, shorter
+        path.append((len(tokens), mean))
         if update == "recompute":
             ranking = removal_order(tokens, codi(codes, counts, tokens))
-    return tokens, codes
+    return Pruned(tokens, codes, path)
 
 
 def removal_order(tokens: Units, scores: NDArray[np.float64]) -> list[int]:

@@ -1,6 +1,7 @@
 """From training labels to tokens: two pipelines, ours and the paper's to the letter (GoR, algorithms 2 and 1)."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,10 @@ from numpy.typing import NDArray
 
 from gor_head.construction.binary import binary_tokens
 from gor_head.construction.closure import close
-from gor_head.construction.codi import CodiUpdate, codi, prune, token_usage
+from gor_head.construction.codi import CodiUpdate, codi, mean_code_length, prune, token_usage
 from gor_head.construction.greedy import Codes, Units, greedy_codes, slack_units
 from gor_head.construction.manual import manual_tokens
+from gor_head.construction.place import place_tokens, smallest_base
 from gor_head.construction.quantile import quantile_tokens
 from gor_head.construction.settings import Initializer
 from gor_head.construction.strict import strict_prune, strict_quantile_tokens
@@ -23,6 +25,15 @@ STRICT_REFINEMENT = 10**6
 
 STRICT_LENGTH = 1024
 """The largest number of tokens in a code while the literal algorithms run: the paper has no limit."""
+
+
+_INITIAL: dict[str, Callable[[Units], Units]] = {
+    "manual": lambda units: manual_tokens(int(units[-1])),
+    "binary": lambda units: binary_tokens(int(units[-1])),
+    "place": lambda units: place_tokens(int(units[-1])),
+    "labels": lambda units: units,
+}
+"""Initial tokens of distinct labels above 0, in units, by initializer; those of `"quantile"` want counts and more."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ def fit(
     tolerance: float,
     beta: float,
     max_length: int,
+    mean_length: float | None,
     codi_update: CodiUpdate,
     resolution: float | None,
     from_smallest: bool,
@@ -90,13 +102,23 @@ def fit(
         initial = result.tokens
         statistics |= {"quantile_rounds": result.rounds, "subtract_once_error": result.error}
     else:
-        initial = (manual_tokens if initializer == "manual" else binary_tokens)(largest)
+        initial = _INITIAL[initializer](units[units > 0])
     if largest:
         initial = close(initial, units, slack, max_length=max_length)
     before = greedy_codes(units, slack, initial, max_length=max_length)
-    tokens, codes = prune(initial, units, counts, slack=slack, beta=beta, max_length=max_length, update=codi_update)
-    statistics |= {"before": usage(initial, before, known), "after": usage(tokens, codes, known)}
-    return Fit(tokens, known.grid, max_length, statistics, hash_labels(units, counts))
+    pruned = prune(
+        initial,
+        units,
+        counts,
+        slack=slack,
+        beta=beta,
+        max_length=max_length,
+        mean_length=mean_length,
+        update=codi_update,
+    )
+    statistics |= {"before": usage(initial, before, known), "after": usage(pruned.tokens, pruned.codes, known)}
+    statistics |= {"pruning": [list(step) for step in pruned.path]}
+    return Fit(pruned.tokens, known.grid, max_length, statistics, hash_labels(units, counts))
 
 
 def fit_strictly(
@@ -139,6 +161,29 @@ def fit_strictly(
     statistics |= {"before": usage(initial, before, known), "after": usage(tokens, codes, known)}
     longest = max(max_length, int(codes.length.max(initial=0)))
     return Fit(tokens, known.grid, longest, statistics, hash_labels(units, counts))
+
+
+def fit_for_language_model(labels: Any, *, maximum: float | None, resolution: float | None, size: int) -> Fit:
+    """Few tokens a number, and at most `size` of them: a token for each number, or else places of the smallest base.
+
+    Args are those of
+    [`CoDiVocabulary.for_language_model`][gor_head.vocabulary.CoDiVocabulary.for_language_model].
+    """
+    known = labels_on_grid(labels, tolerance=0.0, resolution=resolution, from_smallest=False)
+    units, counts = known.units, known.counts
+    ends = units if maximum is None else np.append(units, known.grid.units(as_labels([maximum])))
+    largest, distinct = int(ends.max()), np.unique(ends[ends > 0])
+    if largest <= size:
+        tokens, places = np.arange(1, largest + 1), 1
+    elif len(distinct) <= size:
+        tokens, places = distinct, 1
+    else:
+        base, places = smallest_base(largest, size)
+        tokens = place_tokens(largest, base)
+    codes = greedy_codes(units, np.zeros_like(units), tokens, max_length=places)
+    statistics = {"labels": known.number, "distinct_labels": len(units)}
+    used = usage(tokens, codes, known)
+    return Fit(tokens, known.grid, places, statistics | {"before": used, "after": used}, hash_labels(units, counts))
 
 
 def labels_on_grid(
@@ -201,6 +246,6 @@ def usage(tokens: Units, codes: Codes, known: GridLabels) -> dict[str, Any]:
         "labels": labels.tolist(),
         "codi": codi(codes, counts, tokens).tolist(),
         "longest": int(codes.length.max(initial=0)),
-        "mean_length": float((codes.length * counts).sum() / counts.sum()),
+        "mean_length": mean_code_length(codes, counts),
         "max_relative_error": float((codes.residual[positive] / units[positive]).max(initial=0.0)),
     }

@@ -83,9 +83,10 @@ def push_to_hub(
 def _card(base: str | None, vocabulary: CoDiVocabulary) -> ModelCard:
     """Card of a model (`base` is `None`) or of an adapter, by the public name of its base model."""
     values = ", ".join(write_number(value) for value in vocabulary.values[FIRST_VALUE:])
+    how = "in one token each: 0, " if vocabulary.tagless else "as sums of the tokens "
     paragraphs = [
         f"This {'model' if base is None else f'adapter of `{base}`'} writes numbers from 0 to "
-        f"{write_number(vocabulary.largest)} as sums of the tokens {values}.",
+        f"{write_number(vocabulary.largest)} {how}{values}.",
         '```python\nfrom gor_head.vlm import load\n\nmodel, processor, tokens = load("<this repository>")\n```',
     ]
     return build_card("Value tokens", paragraphs, base_model=base, tags=["gor", "ordinal-regression"])

@@ -1,7 +1,8 @@
 """Only legal codes between `<gor>` and `</gor>`: a mask that is a pure function of the ids so far.
 
 Outside the tags value tokens and `</gor>` are barred, all else is free. Inside, only value tokens that may follow the
-begun code are allowed, and `</gor>`, which is its end; after `max_length` value tokens only that.
+begun code are allowed, and `</gor>`, which is its end; after `max_length` value tokens only that. Where every number is
+a token of its own (a tagless vocabulary), every token may stand anywhere, and nothing is barred.
 """
 
 from collections.abc import Callable
@@ -30,9 +31,10 @@ class CodeMask:
         if highest >= size:
             raise ValueError(f"model: {size} logits, but value tokens have ids up to {highest}; attach them first.")
         self.intervals = Intervals.of(tokens.vocabulary, device)
-        self.open_id = tokens.open_id
+        self.tagless = tokens.open_id is None
+        self.open_id = -1 if tokens.open_id is None else tokens.open_id
         self.code_ids = tokens.code_ids(size, device)
-        self.columns = torch.tensor([tokens.close_id, *tokens.ids], device=device)
+        self.columns = torch.tensor(tokens.columns, device=device)
         """Ids of the model for EOS and the value tokens, in the order of the vocabulary."""
 
     def __call__(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,6 +46,8 @@ class CodeMask:
         Returns:
             Whether each row is inside a code, bool `[n]`; and which of `columns` are allowed, bool `[n, 1 + V]`.
         """
+        if self.tagless:
+            return ids.new_zeros(len(ids), dtype=torch.bool), ids.new_ones(len(ids), len(self.columns), dtype=torch.bool)
         inside, state = self.state(ids)
         legal = self.intervals.legal_tokens(state)[:, EOS:]
         return inside, legal & inside[:, None]
@@ -131,8 +135,9 @@ class QuantileLogits(ValueTokenLogits):
     """Every number that greedy decoding writes becomes an exact quantile of the model's distribution at its place.
 
     Inside a code the token is the one whose part of the interval holds the level, as in
-    [`gor_head.decoding.quantile`][gor_head.decoding.quantile]; outside, nothing but the mask. Not for beams or
-    sampling: the level left over is kept row by row between the steps of one `generate`; make a new one for each call.
+    [`gor_head.decoding.quantile`][gor_head.decoding.quantile]; outside, nothing but the mask. A number without tags
+    stands where the likeliest token is a number, and the distribution is that over numbers. Not for beams or sampling:
+    the level left over is kept row by row between the steps of one `generate`; make a new one for each call.
 
     Args:
         tokens: Value tokens of the model.
@@ -151,9 +156,13 @@ class QuantileLogits(ValueTokenLogits):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """Ids `[n, t]` and scores `[n, size]` → scores with one token left inside codes."""
         mask = self.mask(scores)
-        inside, allowed = mask(input_ids)
-        masked = mask.apply(input_ids, scores)
-        begun = inside & (input_ids[:, -1:] == mask.open_id).any(dim=1)  # `generate(inputs_embeds=...)` begins without
+        if mask.tagless:
+            masked = scores
+            begun = inside = torch.isin(scores.argmax(dim=1), mask.columns)
+        else:
+            inside, _ = mask(input_ids)
+            masked = mask.apply(input_ids, scores)
+            begun = inside & (input_ids[:, -1:] == mask.open_id).any(dim=1)  # `inputs_embeds=...` begins without
         if self._left is None or self._written is None:
             self._left = torch.full((len(scores),), 0.5, dtype=torch.float64, device=scores.device)
             self._written = torch.full((len(scores),), -1, device=scores.device)

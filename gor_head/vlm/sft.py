@@ -16,7 +16,8 @@ def expected_numbers(logits: Tensor, labels: Tensor, tokens: ValueTokens) -> tup
     """Expected number and true number of every code in the labels.
 
     The expected number is the sum over the code's steps, its end included, of the expected token value under the true
-    prefix; the expectation is over the value tokens and `</gor>`, the others left out.
+    prefix; the expectation is over the value tokens and `</gor>`, the others left out. A number without tags is one
+    step, and its expectation is over the numbers.
 
     Args:
         logits: Logits of the next token, `[b, s, V]`.
@@ -26,14 +27,14 @@ def expected_numbers(logits: Tensor, labels: Tensor, tokens: ValueTokens) -> tup
     Returns:
         Expected and true numbers of the c codes, float64 `[c]` each.
     """
-    columns = torch.tensor([tokens.close_id, *tokens.ids], device=logits.device)
+    columns = torch.tensor(tokens.columns, device=logits.device)
     values = torch.from_numpy(tokens.vocabulary.values[EOS:]).to(logits.device)  # 0 for the end, then by id
     column_of = torch.full((logits.shape[-1],), -1, dtype=torch.int64, device=logits.device)
     column_of[columns] = torch.arange(len(columns), device=logits.device)
     label = column_of[labels.clamp(min=0)].masked_fill(labels < 0, -1)
     in_code = label >= 0
     # Codes are numbered by their ends: a step belongs to the code whose end is the next one.
-    ends = (label == 0).flatten()
+    ends = (in_code if tokens.vocabulary.tagless else label == 0).flatten()
     number = ends.cumsum(0) - ends.long()
     steps = in_code.flatten().nonzero().squeeze(1)
     expected = logits.flatten(0, 1)[steps][:, columns].double().softmax(dim=1) @ values

@@ -69,7 +69,8 @@ class RecipeArguments:
     gor_vocabulary: str | None = field(
         default=None,
         metadata={
-            "help": "Write numbers in value tokens: 'fit' (on the training labels), or the folder of a vocabulary."
+            "help": "Write numbers in value tokens: 'fit' (short codes for the training labels), 'codi' (the paper's "
+            "choice for them), or the folder of a vocabulary."
         },
     )
     gor_constrained: bool = field(

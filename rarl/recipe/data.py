@@ -88,17 +88,20 @@ def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequ
     Args:
         arguments: The run's arguments, of which `gor_vocabulary` and `adapter` are read.
         task: The task.
-        labels: Training labels; `"fit"` chooses the tokens from these.
+        labels: Training labels; `"fit"` and `"codi"` choose the tokens from these.
 
     Raises:
         FileNotFoundError: If the folder holds no vocabulary.
         ValueError: If the adapter writes digits or has another vocabulary, or the vocabulary does not fit the task.
     """
-    if arguments.gor_vocabulary == "fit" and task.vocabulary is not None:
+    if arguments.gor_vocabulary in ("fit", "codi") and task.vocabulary is not None:
         return task  # the adapter's
+    resolution = 1.0 if task.integer else None
+    # The end of the range too: a test image may have it.
     if arguments.gor_vocabulary == "fit":
-        # The end of the range too: a test image may have it.
-        chosen = CoDiVocabulary.fit([*labels, task.maximum], exact=True, resolution=1.0 if task.integer else None)
+        chosen = CoDiVocabulary.for_language_model(labels, maximum=task.maximum, resolution=resolution)
+    elif arguments.gor_vocabulary == "codi":
+        chosen = CoDiVocabulary.fit([*labels, task.maximum], exact=True, resolution=resolution)
     else:
         chosen = CoDiVocabulary.from_pretrained(str(arguments.gor_vocabulary))
     wanted = task.with_vocabulary(chosen)

@@ -12,6 +12,7 @@ from gor_head.vlm.checkpoint import add_adapter
 from rarl import models, tiny
 from rarl.lora import language_lora_targets
 from rarl.recipe.arguments import RecipeArguments
+from rarl.prompt import number_contexts
 from rarl.recipe.settings import check_policy
 from rarl.task import OrdinalTask
 
@@ -82,7 +83,7 @@ def load_policy(
         model_args.lora_target_modules = language_lora_targets(model)  # type: ignore[assignment]  # a regular expression
     peft_config = get_peft_config(model_args)
     if task.vocabulary is not None:
-        tokens = attach(model, processor, task.codi_vocabulary)
+        tokens = attach(model, processor, task.codi_vocabulary, number_contexts(task))
         if peft_config is not None:
             peft_config.trainable_token_indices = tokens.lora_settings(model)["trainable_token_indices"]  # type: ignore[attr-defined]
     return model, peft_config

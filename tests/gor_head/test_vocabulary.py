@@ -88,12 +88,13 @@ LABEL_SETS = st.one_of(
 )
 SETTINGS = st.fixed_dictionaries(
     {
-        "initializer": st.sampled_from(["quantile", "manual", "binary"]),
+        "initializer": st.sampled_from(["quantile", "manual", "binary", "place", "labels"]),
         "q": st.sampled_from([0.5, 0.9, 1.0]),
         "tolerance": st.sampled_from([0.0, 0.005, 0.2]),
         "beta": st.sampled_from([0.0, 0.3, 0.7, 1.0]),
         "max_length": st.sampled_from([1, 2, 5, 16]),
         "exact": st.booleans(),
+        "mean_length": st.sampled_from([None, 1, 1.5, 3]),
         "codi_update": st.sampled_from(["static", "recompute"]),
         "offset": st.sampled_from([None, "min"]),
     }
@@ -122,6 +123,11 @@ def test_every_training_label_has_a_descending_code_within_tolerance_and_length(
     before, after = summary["before"]["size"], summary["after"]["size"]
     assert after == summary["size"] == len(tokens) <= before
     assert after >= max(1, math.ceil(settings["beta"] * before)) or before == 0
+    path = summary["pruning"]
+    assert path[0] == [before, summary["before"]["mean_length"]]
+    assert path[-1] == [after, summary["after"]["mean_length"]] and len(path) == before - after + 1
+    if settings["mean_length"] is not None:
+        assert all(mean <= max(settings["mean_length"], path[0][1]) for _, mean in path)
     distance = np.array(labels, dtype=np.float64) - vocabulary.offset
     errors = np.abs(vocabulary.decode(ids) - labels)
     relative = errors[distance > 1e-12] / distance[distance > 1e-12]
@@ -149,7 +155,8 @@ def test_incremental_pruning_equals_encoding_everything_anew(
     slack = slack_units(units, tolerance)
     tokens = close(np.array(sorted(initial), dtype=np.int64), units, slack, max_length=max_length)
     assert covers(units, slack, tokens, max_length=max_length).all() and initial <= set(tokens.tolist())
-    pruned, codes = prune(tokens, units, counts, slack=slack, beta=beta, max_length=max_length, update=update)
+    found = prune(tokens, units, counts, slack=slack, beta=beta, max_length=max_length, update=update)
+    pruned, codes = found.tokens, found.codes
     assert pruned.tolist() == naive_prune(tokens.tolist(), labels, tolerance, beta, max_length, update)
     again = greedy_codes(units, slack, pruned, max_length=max_length)
     width = again.tokens.shape[1]
@@ -181,10 +188,10 @@ def test_codi_by_hand() -> None:
 
 def test_token_of_all_labels_has_negative_codi_and_is_tried_first_but_kept_if_needed() -> None:
     units, counts = counted([1, 2, 3])
-    pruned, _ = prune(
+    found = prune(
         np.array([1, 2]), units, counts, slack=np.zeros(3, dtype=np.int64), beta=0, max_length=3, update="static"
     )
-    assert pruned.tolist() == [1]
+    assert found.tokens.tolist() == [1]
 
 
 @pytest.mark.parametrize(("q", "expected"), [(0.0, 0), (0.5, 1), (0.6, 1), (0.61, 7), (0.9, 7), (0.91, 40), (1.0, 40)])
@@ -222,7 +229,7 @@ def test_closure_adds_the_smallest_violating_residual() -> None:
     assert close(np.array([10]), np.array([17, 23]), np.array([0, 0]), max_length=9).tolist() == [1, 3, 10]
 
 
-@pytest.mark.parametrize("initializer", ["quantile", "manual", "binary"])
+@pytest.mark.parametrize("initializer", ["quantile", "manual", "binary", "place", "labels"])
 def test_equal_labels_are_one_token_and_zeros_are_eos(initializer: Any) -> None:
     equal = CoDiVocabulary.fit([58.5] * 9, initializer=initializer)
     assert equal.values.tolist() == [0, 0, 0, 58.5] and equal.encode(58.5) == [3, EOS]
@@ -394,11 +401,15 @@ def test_bad_labels_say_what_was_seen_and_wanted(labels: Any, message: str) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"initializer": "huffman"}, "initializer: wanted quantile, manual or binary, got 'huffman'"),
+        ({"initializer": "huffman"}, "initializer: wanted quantile, manual, binary, place or labels, got 'huffman'"),
         ({"q": 0}, "q: wanted"),
         ({"tolerance": 1}, "tolerance: wanted"),
         ({"beta": 1.5}, "beta: wanted"),
         ({"max_length": 0}, "max_length: wanted"),
+        ({"mean_length": 0.5}, "mean_length: wanted a number from 1, got 0.5"),
+        ({"mean_length": math.nan}, "mean_length: wanted"),
+        ({"mean_length": "short"}, "mean_length: wanted"),
+        ({"mean_length": 2, "strict_paper": True}, "mean_length: the paper has no limit"),
         ({"resolution": -1}, "resolution: wanted"),
         ({"offset": "max"}, "offset: wanted None or 'min'"),
         ({"codi_update": "never"}, "codi_update: wanted"),
@@ -514,7 +525,7 @@ def test_strict_algorithm_1_returns_the_set_that_failed() -> None:
     strict, codes = strict_prune(np.array([1, 2]), units, counts, slack=slack, beta=0.5, tolerance=0.005, max_length=9)
     # 1 is in two codes, [1] and [2 1], 2 in three: distinctiveness of 2 is log(4/4) = 0, so 2 goes, and then 1.
     assert strict.tolist() == [] and codes.residual.tolist() == [1, 2, 3, 4]
-    kept, _ = prune(np.array([1, 2]), units, counts, slack=slack, beta=0.5, max_length=9, update="static")
+    kept = prune(np.array([1, 2]), units, counts, slack=slack, beta=0.5, max_length=9, update="static").tokens
     assert kept.tolist() == [1]
 
 

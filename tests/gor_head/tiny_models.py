@@ -98,7 +98,7 @@ def vocabularies(draw: st.DrawFn) -> CoDiVocabulary:
     shift = draw(st.sampled_from([0, -7]))
     return CoDiVocabulary.fit(
         [label + shift for label in draw(st.lists(st.integers(0, 40), min_size=1, max_size=12))],
-        initializer=draw(st.sampled_from(["quantile", "manual", "binary"])),
+        initializer=draw(st.sampled_from(["quantile", "manual", "binary", "place", "labels"])),
         exact=draw(st.booleans()),
         tolerance=tolerance,
         beta=draw(st.sampled_from([0.0, 0.7, 1.0])),

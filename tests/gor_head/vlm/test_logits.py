@@ -34,8 +34,8 @@ def allowed_by_hand(ids: list[int], tokens: ValueTokens, size: int) -> set[int]:
         else:
             code = None
     if code is None:
-        return set(range(size)) - {tokens.close_id, *tokens.ids}
-    back = {place: token for token, place in value.items()} | {EOS: tokens.close_id}
+        return set(range(size)) - {tokens.end_id, *tokens.ids}
+    back = {place: token for token, place in value.items()} | {EOS: tokens.end_id}
     return {back[token] for token in legal_ids(tokens.vocabulary, code)}
 
 
@@ -90,14 +90,14 @@ def test_thousand_codes_of_an_untrained_model_are_legal(beams: int) -> None:
         temperature=1.5,
         num_beams=beams,
         max_new_tokens=AGES.max_length + 1,
-        eos_token_id=tokens.close_id,
-        pad_token_id=tokens.close_id,
+        eos_token_id=tokens.end_id,
+        pad_token_id=tokens.end_id,
         logits_processor=LogitsProcessorList([ValueTokenLogits(tokens)]),
     )[:, 3:]
-    back = {token: place for place, token in enumerate(tokens.ids, FIRST_VALUE)} | {tokens.close_id: EOS}
+    back = {token: place for place, token in enumerate(tokens.ids, FIRST_VALUE)} | {tokens.end_id: EOS}
     for row in output.tolist():
-        assert tokens.close_id in row  # closed within max_length
-        code = [back[token] for token in row[: row.index(tokens.close_id)]]
+        assert tokens.end_id in row  # closed within max_length
+        code = [back[token] for token in row[: row.index(tokens.end_id)]]
         for place in range(len(code)):
             assert code[place] in legal_ids(AGES, code[:place])
     assert len({tuple(row) for row in output.tolist()}) > (20 if beams == 1 else 0)
@@ -117,8 +117,8 @@ def test_quantile_inside_a_language_model_equals_enumeration(level: float) -> No
         attention_mask=torch.ones_like(prompts),
         do_sample=False,
         max_new_tokens=vocabulary.max_length + 1,
-        eos_token_id=tokens.close_id,
-        pad_token_id=tokens.close_id,
+        eos_token_id=tokens.end_id,
+        pad_token_id=tokens.end_id,
         logits_processor=LogitsProcessorList([QuantileLogits(tokens, level)]),
     )[:, 3:]
     for prompt, row in zip(prompts.tolist(), output.tolist(), strict=True):
@@ -127,7 +127,7 @@ def test_quantile_inside_a_language_model_equals_enumeration(level: float) -> No
         cumulative = np.cumsum([found[value] for value in values])
         assert cumulative[-1] == pytest.approx(1)
         wanted = values[int(np.searchsorted(cumulative, level))]
-        written = row[: row.index(tokens.close_id)]
+        written = row[: row.index(tokens.end_id)]
         assert sum(float(vocabulary.values[tokens.ids.index(token) + FIRST_VALUE]) for token in written) == wanted
 
 
@@ -140,7 +140,7 @@ def enumerate_by_hand(model: Any, prompt: list[int], tokens: ValueTokens) -> dic
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
         legal = legal_ids(tokens.vocabulary, code)
-        columns = [tokens.close_id if token == EOS else tokens.ids[token - FIRST_VALUE] for token in legal]
+        columns = [tokens.end_id if token == EOS else tokens.ids[token - FIRST_VALUE] for token in legal]
         for token, share in zip(legal, logits[columns].softmax(0).tolist(), strict=True):
             if token == EOS:
                 found[tokens.vocabulary.decode([*code, EOS])] = probability * share
@@ -207,7 +207,7 @@ def is_greedy(code: tuple[int, ...], values: tuple[int, ...]) -> bool:
 def test_one_number_of_a_text_is_at_the_level() -> None:
     scores = torch.zeros(1, SIZE)
     first = torch.tensor([[7, TOKENS.open_id]])
-    second = torch.tensor([[7, TOKENS.open_id, TOKENS.close_id, 8, TOKENS.open_id]])
+    second = torch.tensor([[7, TOKENS.open_id, TOKENS.end_id, 8, TOKENS.open_id]])
 
     def alone(level: float, ids: torch.Tensor) -> torch.Tensor:
         return QuantileLogits(TOKENS, level)(ids, scores.clone())

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from gor_head import CoDiVocabulary
 from gor_head.vlm import ValueTokens, add_tokens, attach, write_value
-from gor_head.vlm.tokens import check_lora, grow
+from gor_head.vlm.tokens import check_lora, grow, number_tokens
 from rarl import tiny
 from rarl.lora import language_lora_targets
 from tests.gor_head.vlm.models import qwen3_vl, text_model
@@ -133,7 +133,7 @@ def test_tokens_are_found_again_in_a_saved_processor(tmp_path: Path) -> None:
     tokens = attach(model, tokenizer, AGES)
     tokenizer.save_pretrained(tmp_path)
     loaded = ValueTokens.of(AutoTokenizer.from_pretrained(tmp_path), AGES)
-    assert (loaded.open_id, loaded.close_id, loaded.ids) == (tokens.open_id, tokens.close_id, tokens.ids)
+    assert (loaded.open_id, loaded.end_id, loaded.ids) == (tokens.open_id, tokens.end_id, tokens.ids)
 
 
 def test_errors() -> None:
@@ -172,9 +172,41 @@ def test_real_tokenizer_has_rows_to_spare() -> None:
     assert model.get_input_embeddings().weight.shape[0] == rows
 
 
-def test_a_number_begins_like_a_digit() -> None:
-    model, tokenizer = text_model()
-    digits = tokenizer("0123456789", add_special_tokens=False)["input_ids"]
-    wanted = model.get_input_embeddings().weight[digits].mean(dim=0)
-    tokens = attach(model, tokenizer, AGES)
-    assert torch.allclose(model.get_input_embeddings().weight[tokens.open_id], wanted, atol=1e-6)
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_begin_as_what_stands_at_a_number_s_place(tied: bool) -> None:
+    """Of this tokenizer ` 5` is one token, `5` another: a row of the bare number would be that of another token."""
+    model, tokenizer = text_model(tied=tied)
+    contexts = [("Image 1: ", ", Image 2"), ('"value": ', "}]")]
+    matrices = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    known = {token: [matrix[number].clone() for matrix in matrices] for token, number in tokenizer.get_vocab().items()}
+    tokens = attach(model, tokenizer, AGES, contexts)
+    matrices = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    for place, matrix in enumerate(matrices):
+        rows = {token: both[place] for token, both in known.items()}
+        begins = torch.stack([rows["Ġ1"], rows["Ġ2"], rows["Ġ5"], rows["Ġ1"], rows["Ġ5"]]).mean(dim=0)
+        assert torch.allclose(matrix[tokens.open_id], begins, atol=1e-6)
+        behind = torch.stack([rows[",ĠImage"], rows["}"]]).mean(dim=0)
+        assert torch.allclose(matrix[tokens.end_id], behind, atol=1e-6)
+        bare = [rows["Ġ1"], rows["Ġ2"], rows["Ġ5"], (rows["Ġ1"] + rows["0"]) / 2, (rows["Ġ5"] + rows["0"]) / 2]
+        moved = torch.stack([matrix[token] - row for token, row in zip(tokens.ids, bare, strict=True)])
+        logs = torch.tensor([1.0, 2, 5, 10, 50]).log()
+        heights = moved @ moved[-1] / moved[-1].norm()  # all along one direction, by the logarithm
+        assert torch.allclose(heights.abs(), moved.norm(dim=1), atol=1e-5)
+        assert torch.allclose((heights - heights.mean()) / heights.std(), (logs - logs.mean()) / logs.std(), atol=1e-3)
+
+
+@pytest.mark.skipif(not QWEN.is_dir(), reason="needs the real tokenizer")
+def test_a_number_s_tokens_in_qwens_tokenizer() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(QWEN)
+    for context in (("Image 1: ", ", Image 2: 3"), ('{"image_id": 1, "value": ', "}]")):
+        inside, after = number_tokens(tokenizer, "58", context)
+        assert tokenizer.convert_ids_to_tokens(inside) == ["Ġ", "5", "8"]
+        assert tokenizer.decode(after) == context[1]
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match="processor: wanted a fast tokenizer, .* got Slow"):
+        number_tokens(Slow(), "5", ("value: ", "}"))
