@@ -1,7 +1,7 @@
 """Rendered images with known values: no file, no network, the same pixels on every machine.
 
-`count` scatters white dots on a dark, noisy ground; `brightness` shades one disc. Image `i` of a source is a pure
-function of `(task, seed, i)`, so nothing is kept in memory.
+`count` scatters white dots on a dark, noisy ground; `brightness` shades one disc; `area` is the size of one, and most
+are small. Image `i` of a source is a pure function of `(task, seed, i)`, so nothing is kept in memory.
 """
 
 import zlib
@@ -62,19 +62,39 @@ def render_brightness(value: float, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
-RENDERERS = {"count": render_count, "brightness": render_brightness}
+def render_area(value: float, rng: np.random.Generator) -> Image.Image:
+    """One white disc of `value` pixels."""
+    image, radius = _ground(rng), np.sqrt(value / np.pi)
+    row, column = rng.uniform(radius, IMAGE_SIZE - radius, size=2)
+    image = _blend(image, _disc((row, column), radius), rng.uniform(200, 255))
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+
+
+RENDERERS = {"count": render_count, "brightness": render_brightness, "area": render_area}
+
+AREA_LOGARITHM = (4.8, 1.1)
+"""Mean and standard deviation of the logarithm of an area: half of them are under 122 pixels, one in fifty over 1 160."""
+
+
+def draw_values(task: OrdinalTask, size: int, rng: np.random.Generator) -> np.ndarray:
+    """True values of images, float64 `[size]`: log-normal and clipped to the range for `area`, else uniform."""
+    if task.name == "area":
+        return np.clip(np.rint(rng.lognormal(*AREA_LOGARITHM, size=size)), task.minimum, task.maximum)
+    if task.integer:
+        return rng.integers(int(task.minimum), int(task.maximum), size=size, endpoint=True).astype(np.float64)
+    return np.round(rng.uniform(task.minimum, task.maximum, size=size), 2)
 
 
 class BuiltinSource(ImageSource):
     """Images rendered on access, for tests, demonstrations and sanity checks.
 
     Value and image `i` depend on `(task, seed, i)` alone, so a larger source begins with the images of a smaller one.
-    Values are uniform over the task's range: whole numbers for `count`, multiples of 0.01 for `brightness`. With
-    `rater_noise`, the labels that training sees are means of noisy votes, drawn once an image, and depend on `raters`
+    Values are uniform over the task's range (whole numbers for `count`, multiples of 0.01 for `brightness`), or have a
+    long tail (`area`, whole numbers, log-normal). With `rater_noise`, the labels that training sees are means of noisy votes, drawn once an image, and depend on `raters`
     and the noise too; tests go by the values.
 
     Args:
-        task: `"count"` or `"brightness"`.
+        task: `"count"`, `"brightness"` or `"area"`.
         size: Number of images, at least 1.
         seed: Seed of values and images, at least 0.
         min_pixels: Least height times width of a loaded image; the images are rendered at 56 x 56.
@@ -110,10 +130,7 @@ class BuiltinSource(ImageSource):
         self.seed = seed
         self._task_key = zlib.crc32(task.name.encode())
         rng = np.random.default_rng((seed, self._task_key))
-        if task.integer:
-            values = rng.integers(int(task.minimum), int(task.maximum), size=size, endpoint=True).astype(np.float64)
-        else:
-            values = np.round(rng.uniform(task.minimum, task.maximum, size=size), 2)
+        values = draw_values(task, size, rng)
         self._true_values = values  # the images show these, whatever raters say of them
         labels = None
         if rater_noise is not None:

@@ -30,6 +30,7 @@ from rarl.datasets import (
     load_source,
     verify,
 )
+from rarl.datasets.builtin import render_area
 from rarl.datasets.images import TURNS, bound, bounded_size, decode, pixel_bounds, read_bytes
 from rarl.recipe import RecipeArguments
 from rarl.recipe.effects import check_effects
@@ -321,7 +322,7 @@ def test_a_tiny_image_does_not_change_how_the_next_one_is_resized(tmp_path: Path
 # Built-in images
 
 
-@pytest.mark.parametrize("task", ["count", "brightness"])
+@pytest.mark.parametrize("task", ["count", "brightness", "area"])
 def test_builtin_is_a_pure_function_of_task_seed_and_index(task: str) -> None:
     small, large = BuiltinSource(task, size=5, seed=3), BuiltinSource(task, size=50, seed=3)
     np.testing.assert_array_equal(small.values, large.values[:5])
@@ -339,8 +340,21 @@ def test_builtin_count_values_cover_the_range() -> None:
     assert set(BuiltinSource("count", size=500).values) == set(range(11))
 
 
+def test_areas_have_a_long_tail_and_show_as_many_pixels() -> None:
+    source = BuiltinSource("area", size=4000)
+    logs = np.log(source.values)
+    assert abs(logs.mean() - 4.8) < 0.06 and abs(logs.std() - 1.1) < 0.06
+    assert source.values.min() >= 4 and source.values.max() == 2000
+    dark = render_area(4, np.random.default_rng(1))
+    for area in (4, 30, 122, 500, 2000):
+        image = np.asarray(render_area(area, np.random.default_rng(1)).convert("L"), dtype=np.float64)
+        ground, disc = float(np.median(np.asarray(dark.convert("L")))), image.max()
+        seen = ((image - ground) / (disc - ground)).clip(0, 1)
+        assert seen[seen > 0.4].sum() == pytest.approx(area, rel=0.1, abs=3)
+
+
 def test_builtin_refuses_other_tasks_and_sizes() -> None:
-    with pytest.raises(ValueError, match="'age'.*count, brightness"):
+    with pytest.raises(ValueError, match="'age'.*count, brightness, area"):
         BuiltinSource("age")
     with pytest.raises(ValueError, match="size=0"):
         BuiltinSource(size=0)
