@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on perfect answers in GoR's value tokens: NLL of the text plus λ·Huber of the numbers.
+"""Supervised fine-tuning on perfect answers in GoR's value tokens: NLL of the text plus λ times a loss of the numbers.
 
 accelerate launch recipes/gor_sft.py                                          # tiny model, built-in images
 accelerate launch recipes/gor_sft.py --config recipes/configs/gor_sft_qwen2_5_vl_3b.yaml --folder UTKFace
@@ -30,11 +30,22 @@ from rarl.recipe import (
 
 @dataclass
 class GoRSFTConfig(SFTConfig):
-    """TRL's `SFTConfig`, and the weight of the numbers."""
+    """TRL's `SFTConfig`, the loss of the numbers, and how new tokens are learnt."""
 
-    huber_weight: float = field(
+    number_loss: str = field(
+        default="huber",
+        metadata={"help": "'huber' or 'squared' (error of the expected number), or 'wasserstein' (expected distance)."},
+    )
+    number_weight: float = field(
         default=0.1,
-        metadata={"help": "λ of the Huber loss on numbers, its errors in standard deviations of the training labels."},
+        metadata={"help": "λ of the loss on numbers, its errors in standard deviations of the training labels."},
+    )
+    number_annealed: bool = field(default=False, metadata={"help": "Let λ fall to 0 in a straight line."})
+    row_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the value tokens' rows; learning_rate if not given."}
+    )
+    grounding_steps: int = field(
+        default=0, metadata={"help": "Steps at the start in which only the value tokens' rows are trained."}
     )
 
 
@@ -44,8 +55,9 @@ def main() -> None:
         arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
         unweighted = {"loss_type": "nll", "label_smoothing_factor": 0.0, "use_liger_kernel": False}
         for name, wanted in unweighted.items():
-            if training_args.huber_weight and getattr(training_args, name) != wanted:
-                raise ValueError(f"{name}: wanted {wanted} beside the Huber loss, got {getattr(training_args, name)}.")
+            if training_args.number_weight and getattr(training_args, name) != wanted:
+                seen = getattr(training_args, name)
+                raise ValueError(f"{name}: wanted {wanted} beside the loss of numbers, got {seen}.")
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments, with_completion=True)
         task = data.source.task
@@ -69,8 +81,12 @@ def main() -> None:
             processing_class=processor,
             peft_config=peft_config,
             tokens=ValueTokens.of(processor, task.codi_vocabulary),
-            huber_weight=training_args.huber_weight,
-            huber_scale=data.spread,
+            number_loss=training_args.number_loss,
+            number_weight=training_args.number_weight,
+            number_scale=data.spread,
+            number_annealed=training_args.number_annealed,
+            row_learning_rate=training_args.row_learning_rate,
+            grounding_steps=training_args.grounding_steps,
         )
     train(trainer)
     finish(trainer, data, arguments, path=path, stage="gor_sft", repository=repository)

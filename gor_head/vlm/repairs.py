@@ -10,11 +10,10 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 
 from gor_head.versions import check_versions
+from gor_head.vlm.rows import ROWS
 from gor_head.vlm.tokens import check_lora
 
 check_versions("trl", "peft")
-
-_ROWS = ".trainable_tokens_delta."
 
 
 def mend_token_rows(model: Any) -> None:
@@ -54,7 +53,7 @@ def copy_rows_to_reference(model: Any, source: str = "default", target: str = "r
         return
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        if name.endswith(_ROWS + source):
+        if name.endswith(ROWS + source):
             other = name.removesuffix(source) + target
             if other not in parameters:
                 raise ValueError(

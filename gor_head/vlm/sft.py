@@ -1,79 +1,150 @@
-"""Supervised fine-tuning on answers with value tokens: NLL of all tokens plus λ·Huber of the numbers (equation 7)."""
+"""Supervised fine-tuning on answers with value tokens: NLL of all tokens, plus a loss that knows how far off a number
+is (equation 7)."""
 
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
+from gor_head.intervals import Intervals
 from gor_head.losses import huber
 from gor_head.vlm.repairs import give_heads_a_bias
+from gor_head.vlm.rows import MovedRows, RowTraining
 from gor_head.vlm.tokens import ValueTokens, check_lora
-from gor_head.vocabulary import EOS
+from gor_head.vocabulary import EOS, PAD
+
+NumberLoss = Literal["huber", "squared", "wasserstein"]
 
 
-def expected_numbers(logits: Tensor, labels: Tensor, tokens: ValueTokens) -> tuple[Tensor, Tensor]:
-    """Expected number and true number of every code in the labels.
+@dataclass(frozen=True)
+class CodeSteps:
+    """The steps of the codes in some labels: what was to be chosen, and what the model would choose.
 
-    The expected number is the sum over the code's steps, its end included, of the expected token value under the true
-    prefix; the expectation is over the value tokens and `</gor>`, the others left out. A number without tags is one
-    step, and its expectation is over the numbers.
-
-    Args:
-        logits: Logits of the next token, `[b, s, V]`.
-        labels: Labels of the same positions (already shifted), −100 where there is none, `[b, s]`.
-        tokens: Value tokens.
-
-    Returns:
-        Expected and true numbers of the c codes, float64 `[c]` each.
+    Attributes:
+        probabilities: The model's over what may follow the true prefix, ends first, then by value, float64 `[s, 1+V]`.
+        values: Values of these, 0 for the end, float64 `[1+V]`.
+        truth: Which of them is in the labels, `[s]`.
+        code: The code that each step belongs to, `[s]`.
+        codes: Number of whole codes.
     """
-    columns = torch.tensor(tokens.columns, device=logits.device)
-    values = torch.from_numpy(tokens.vocabulary.values[EOS:]).to(logits.device)  # 0 for the end, then by id
-    column_of = torch.full((logits.shape[-1],), -1, dtype=torch.int64, device=logits.device)
-    column_of[columns] = torch.arange(len(columns), device=logits.device)
-    label = column_of[labels.clamp(min=0)].masked_fill(labels < 0, -1)
-    in_code = label >= 0
-    # Codes are numbered by their ends: a step belongs to the code whose end is the next one.
-    ends = (in_code if tokens.vocabulary.tagless else label == 0).flatten()
-    number = ends.cumsum(0) - ends.long()
-    steps = in_code.flatten().nonzero().squeeze(1)
-    expected = logits.flatten(0, 1)[steps][:, columns].double().softmax(dim=1) @ values
-    total = torch.zeros(int(ends.sum()) + 1, dtype=torch.float64, device=logits.device)
-    predicted = total.index_add(0, number[steps], expected)
-    true = total.index_add(0, number[steps], values[label.flatten()[steps]])
-    return predicted[:-1], true[:-1]
+
+    probabilities: Tensor
+    values: Tensor
+    truth: Tensor
+    code: Tensor
+    codes: int
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, tokens: ValueTokens) -> "CodeSteps":
+        """The steps of whole codes.
+
+        Args:
+            logits: Logits of the next token, `[b, s, V]`.
+            labels: Labels of the same positions (already shifted), −100 where there is none, `[b, s]`.
+            tokens: Value tokens.
+        """
+        columns = torch.tensor(tokens.columns, device=logits.device)
+        values = torch.from_numpy(tokens.vocabulary.values[EOS:]).to(logits.device)
+        column_of = torch.full((logits.shape[-1],), -1, dtype=torch.int64, device=logits.device)
+        column_of[columns] = torch.arange(len(columns), device=logits.device)
+        label = column_of[labels.clamp(min=0)].masked_fill(labels < 0, -1)
+        in_code = label >= 0
+        # Codes are numbered by their ends: a step belongs to the code whose end is the next one.
+        ends = (in_code if tokens.vocabulary.tagless else label == 0).flatten()
+        number = ends.cumsum(0) - ends.long()
+        codes = int(ends.sum())
+        steps = (in_code.flatten() & (number < codes)).nonzero().squeeze(1)
+        truth, code = label.flatten()[steps], number[steps]
+        probabilities = logits.flatten(0, 1)[steps][:, columns].double()
+        if not tokens.vocabulary.tagless:
+            probabilities = probabilities.masked_fill(~_legal(truth, code, codes, tokens), -torch.inf)
+        return cls(probabilities.softmax(dim=1), values, truth, code, codes)
+
+    def per_code(self, of_steps: Tensor) -> Tensor:
+        """Sums over the steps of each code, `[s]` → `[c]`."""
+        return torch.zeros(self.codes, dtype=torch.float64, device=of_steps.device).index_add(0, self.code, of_steps)
+
+    def expected(self) -> Tensor:
+        """Expected number of each code: the sum of the expected values of its steps, each under the true prefix."""
+        return self.per_code(self.probabilities @ self.values)
+
+    def true(self) -> Tensor:
+        """True number of each code."""
+        return self.per_code(self.values[self.truth])
+
+    def distance(self) -> Tensor:
+        """Expected distance of what is chosen from the truth, summed over the steps of a code: the Wasserstein distance
+        between the model's distribution and the truth (number token loss, arXiv:2411.02083). Of numbers in one token
+        each it is the expected absolute error."""
+        apart = (self.values[None, :] - self.values[self.truth][:, None]).abs()
+        return self.per_code((self.probabilities * apart).sum(dim=1))
 
 
-class GoRSFTTrainer(SFTTrainer):
-    """TRL's SFTTrainer with a Huber loss on the numbers that answers write in value tokens.
+def _legal(truth: Tensor, code: Tensor, codes: int, tokens: ValueTokens) -> Tensor:
+    """What may follow the true prefix of each step, bool `[s, 1+V]`."""
+    first = torch.zeros(codes + 1, dtype=torch.int64, device=code.device)
+    first[1:] = torch.bincount(code, minlength=codes).cumsum(0)
+    place = torch.arange(len(code), device=code.device) - first[code]
+    longest = int(place.max()) + 1 if len(place) else 1
+    ids = torch.full((codes, longest), PAD, dtype=torch.int64, device=code.device)
+    ids[code, place] = truth + EOS
+    intervals = Intervals.of(tokens.vocabulary, code.device)
+    return intervals.legal_tokens(intervals.before_each(ids))[code * longest + place][:, EOS:]
+
+
+class GoRSFTTrainer(RowTraining, SFTTrainer):
+    """TRL's SFTTrainer with a loss on the numbers that answers write in value tokens.
 
     Args:
         tokens: Value tokens of the model.
-        huber_weight: λ; 0 is plain SFT. The likelihood is a mean over all tokens, most of them text, so that a λ of 1
+        number_loss: `"huber"` or `"squared"` of the error of the expected number, or `"wasserstein"`, the expected
+            distance from the truth.
+        number_weight: λ; 0 is plain SFT. The likelihood is a mean over all tokens, most of them text, so that a λ of 1
             would drown it.
-        huber_scale: Unit of the error in label units, for example the standard deviation of the labels.
+        number_scale: Unit of the error in label units, for example the standard deviation of the labels.
+        number_annealed: Whether λ falls to 0 in a straight line over the steps.
+        row_learning_rate: Learning rate of the value tokens' rows; that of everything else if `None`.
+        grounding_steps: Optimizer steps at the start in which only these rows are trained.
         kwargs: Further arguments of `SFTTrainer`.
 
     Raises:
-        ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too.
+        ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too; or if there is no
+            such loss.
+        RuntimeError: In training, if rows that are to be trained stay as they are.
     """
 
     def __init__(
-        self, *args: Any, tokens: ValueTokens, huber_weight: float = 0.1, huber_scale: float = 1.0, **kwargs: Any
+        self,
+        *args: Any,
+        tokens: ValueTokens,
+        number_loss: NumberLoss = "huber",
+        number_weight: float = 0.1,
+        number_scale: float = 1.0,
+        number_annealed: bool = False,
+        row_learning_rate: float | None = None,
+        grounding_steps: int = 0,
+        **kwargs: Any,
     ) -> None:
+        if number_loss not in get_args(NumberLoss):
+            raise ValueError(f"number_loss: wanted one of {', '.join(get_args(NumberLoss))}, got {number_loss!r}.")
         model = kwargs.get("model", args[0] if args else None)
         if isinstance(model, nn.Module):
             for config in (kwargs.get("peft_config"), *getattr(model, "peft_config", {}).values()):
                 check_lora(model, config)
         super().__init__(*args, **kwargs)
-        self.tokens, self.huber_weight, self.huber_scale = tokens, huber_weight, huber_scale
+        self.tokens, self.number_loss, self.number_weight = tokens, number_loss, number_weight
+        self.number_scale, self.number_annealed = number_scale, number_annealed
+        self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
         give_heads_a_bias(cast(nn.Module, self.model))
+        self.add_callback(MovedRows(cast(nn.Module, self.model)))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss, plus λ times the mean Huber loss over the batch's codes."""
-        if not self.huber_weight:
+        """TRL's loss, plus λ times the mean loss of the batch's numbers."""
+        if not self.number_weight:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
@@ -82,10 +153,21 @@ class GoRSFTTrainer(SFTTrainer):
             logits.flatten(0, 1).float(), shifted.flatten(), ignore_index=-100, reduction="sum"
         )
         count = (shifted != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        predicted, true = expected_numbers(logits, shifted, self.tokens)
-        error = huber(predicted / self.huber_scale, true / self.huber_scale).sum() / max(1, len(true))
-        loss = nll / count + self.huber_weight * error.to(nll.dtype) / self._parts(num_items_in_batch)
+        errors = self._errors(CodeSteps.of(logits, shifted, self.tokens))
+        error = errors.sum() / max(1, len(errors))
+        loss = nll / count + self._weight() * error.to(nll.dtype) / self._parts(num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _errors(self, steps: CodeSteps) -> Tensor:
+        """Loss of each number, `[c]`."""
+        if self.number_loss == "wasserstein":
+            return steps.distance() / self.number_scale
+        predicted, true = steps.expected() / self.number_scale, steps.true() / self.number_scale
+        return huber(predicted, true) if self.number_loss == "huber" else 0.5 * (predicted - true).square()
+
+    def _weight(self) -> float:
+        done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
+        return self.number_weight * (1 - done)
 
     def _parts(self, num_items_in_batch: Any) -> int:
         """Micro-batches whose losses are added up to a step: a sum of means has to be a mean again."""

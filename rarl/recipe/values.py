@@ -23,7 +23,7 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("eval_batch_size", "eval_max_new_tokens", "task_tolerance", "raters"), POSITIVE),
     **dict.fromkeys(("eval_prompts", "min_gap", "split_seed", "num_images_weights", "seed", "data_seed"), NOT_NEGATIVE),
     **dict.fromkeys(("rater_noise", "virtual_rewards", "dynamic_sampling"), NOT_NEGATIVE),
-    **dict.fromkeys(("weight_regression", "weight_ranking", "weight_format", "huber_weight", "gap"), NOT_NEGATIVE),
+    **dict.fromkeys(("weight_regression", "weight_ranking", "weight_format", "number_weight", "gap"), NOT_NEGATIVE),
     **dict.fromkeys(("beams", "preference_batch_size", "max_completion_length", "temperature"), POSITIVE),
     **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"), POSITIVE),
     **dict.fromkeys(("num_generations", "generation_batch_size", "steps_per_generation", "num_iterations"), POSITIVE),
@@ -33,6 +33,7 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("dataloader_num_workers", "epsilon", "epsilon_high"), NOT_NEGATIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), DROPOUT),
     **dict.fromkeys(("min_p", "rmo_probability", "top_entropy_quantile", "ref_model_mixup_alpha"), SHARE),
+    **dict.fromkeys(("row_learning_rate", "grounding_steps"), NOT_NEGATIVE),
     "top_p": PART,
     "max_steps": STEPS,
     "reward_weights": ("a number", lambda value: True),
@@ -42,12 +43,13 @@ BOUNDS: dict[str, Bound] = {
 """What numbers have to be, by argument. None may be infinite or no number, but for `max_grad_norm`."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "number_loss": ("huber", "squared", "wasserstein"),
     "scale_rewards": ("group", "batch", "none", True, False),
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }
-"""Words that TRL looks at in training only."""
+"""Words that are looked at after the model is loaded only."""
 
 LOSSES: dict[type, tuple[str, ...]] = {
     GRPOConfig: ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),

@@ -26,7 +26,7 @@ from gor_head.vlm import (
     save_pretrained,
     write_value,
 )
-from gor_head.vlm.sft import expected_numbers
+from gor_head.vlm.sft import CodeSteps
 from rarl.answer import parse_answer
 from rarl.prompt import build_completion
 from rarl.task import get_task
@@ -210,11 +210,14 @@ def test_medians_are_generated() -> None:
 def test_each_number_has_an_expectation() -> None:
     labels = torch.tensor([[45, 7, 40, -100], [-100, 50, 3, 41]])
     logits = torch.randn(2, 4, 60, dtype=torch.float64)
-    predicted, true = expected_numbers(logits, labels, TOKENS)
-    assert true.tolist() == [5, 0, 10, 1]
-    mean = logits[..., TOKENS.columns].softmax(-1) @ torch.arange(11, dtype=torch.float64)
+    steps = CodeSteps.of(logits, labels, TOKENS)
+    assert steps.true().tolist() == [5, 0, 10, 1]
+    shares, counts = logits[..., TOKENS.columns].softmax(-1), torch.arange(11, dtype=torch.float64)
     places = ([0, 0, 1, 1], [0, 2, 1, 3])
-    assert predicted.tolist() == pytest.approx(mean[places].tolist())
+    assert steps.expected().tolist() == pytest.approx((shares @ counts)[places].tolist())
+    errors = [float(shares[row, place] @ (counts - truth).abs())
+              for row, place, truth in zip(*places, (5, 0, 10, 1), strict=True)]  # fmt: skip
+    assert steps.distance().tolist() == pytest.approx(errors)
 
 
 def test_adapter_comes_back(tmp_path: Path) -> None:
