@@ -36,7 +36,7 @@ def evaluate(
     max_pixels: MaxPixels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in a batch.")] = 8,
     max_new_tokens: MaxNewTokens = 1024,
-    decode: EvaluationDecoding = "greedy",
+    decode: EvaluationDecoding = None,
     interval: Interval = None,
     resolution: Annotated[
         float | None,
@@ -53,7 +53,7 @@ def evaluate(
 
     from gor_head.output import check_output_file
     from rarl.datasets import load_source
-    from rarl.evaluation.codes import check_decode
+    from rarl.evaluation.codes import chosen_decode
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
@@ -80,7 +80,7 @@ def evaluate(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
     )
-    check_decode(decode, images.task)
+    chosen_decode(decode, images.task)
     datasets, median = heldout_prompts(
         images, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
     )

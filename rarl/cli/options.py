@@ -12,14 +12,14 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens
 MinPixels = Annotated[int | None, typer.Option(help="Least height times width of an image.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest height times width of an image.")]
 Decoding = Annotated[
-    Literal["greedy", "quantile"],
-    typer.Option(help="How numbers in value tokens are read: greedy, or quantile (the median of each)."),
+    Literal["greedy", "median"] | None,
+    typer.Option(help="How numbers in value tokens are read: as the median of each (the default), or greedily."),
 ]
 EvaluationDecoding = Annotated[
-    Literal["greedy", "quantile", "mode", "median", "mean", "sampled_median"],
+    Literal["greedy", "mode", "median", "mean", "sampled_median"] | None,
     typer.Option(
-        help="How numbers are read: greedy; of value tokens also quantile (the median of each); of digits also mode, "
-        "median or mean (of the model's exact distribution), or sampled_median (of sampled answers)."
+        help="How numbers are read: greedy (digits, by default), median (of the exact distribution; value tokens, by "
+        "default); of digits also mode or mean of that distribution, or sampled_median (of sampled answers)."
     ),
 ]
 Interval = Annotated[

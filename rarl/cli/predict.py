@@ -18,7 +18,7 @@ def predict(
     min_pixels: MinPixels = None,
     max_pixels: MaxPixels = None,
     max_new_tokens: MaxNewTokens = 1024,
-    decode: Decoding = "greedy",
+    decode: Decoding = None,
     interval: Interval = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

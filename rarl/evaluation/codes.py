@@ -1,15 +1,37 @@
 """How numbers in value tokens are decoded while a model answers."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from transformers import LogitsProcessorList
 
+from gor_head.text import codes_to_numbers
+from rarl.answer_format import THINK_CLOSE
+from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 
-Decode = Literal["greedy", "quantile"]
-DigitDecode = Literal["mode", "median", "mean", "sampled_median"]
-"""How numbers in digits are read, beside greedily; see [`rarl.evaluation.decoding`][rarl.evaluation.decoding]."""
+CodeDecode = Literal["greedy", "median"]
+"""How numbers in value tokens are read."""
+
+Decode = Literal["greedy", "mode", "median", "mean", "sampled_median"]
+"""How numbers are read; those in digits in all these ways, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
+"""
+
+_REASONED = re.compile(r"Image ([0-9]{1,4}): ?([0-9]+(?:\.[0-9]+)?)(?![0-9.])")
+
+
+def chosen_decode(decode: Decode | None, task: OrdinalTask) -> Decode:
+    """How a task's numbers are read, where nothing is said: value tokens, which give a distribution, as medians, and
+    digits greedily.
+
+    Raises:
+        ValueError: As [`check_decode`][rarl.evaluation.codes.check_decode].
+    """
+    if decode is None:
+        return "greedy" if task.vocabulary is None else "median"
+    check_decode(decode, task)
+    return decode
 
 
 def check_decode(decode: str, task: OrdinalTask) -> None:
@@ -18,9 +40,9 @@ def check_decode(decode: str, task: OrdinalTask) -> None:
     Raises:
         ValueError: Says which ones go with digits, and which with value tokens.
     """
-    codes, digits = get_args(Decode), ("greedy", *get_args(DigitDecode))
+    codes, digits = get_args(CodeDecode), get_args(Decode)
     wanted = f"wanted {', '.join(digits)} (numbers in digits), or {', '.join(codes)} (numbers in value tokens)"
-    if decode not in codes + digits:
+    if decode not in digits:
         raise ValueError(f"decode: {wanted}, got {decode!r}.")
     if decode not in (digits if task.vocabulary is None else codes):
         written = "digits" if task.vocabulary is None else "value tokens"
@@ -39,32 +61,51 @@ def interval_ends(interval: float) -> tuple[float, float]:
 
 
 def code_processors(
-    processor: Any, task: OrdinalTask, decode: Decode = "greedy", *, level: float = 0.5, number: int | None = None
+    processor: Any, task: OrdinalTask, decode: CodeDecode = "greedy", *, level: float = 0.5, number: int | None = None
 ) -> Callable[[], LogitsProcessorList]:
     """Makes the logits processors of one `generate` call for a task.
 
     Args:
         processor: The processor of the model.
         task: Without a vocabulary nothing is processed; with one, codes are legal.
-        decode: `"greedy"`, the likeliest legal token; `"quantile"`, a quantile of the model's distribution at each
-            number.
-        level: Level of the quantile in 0..1; the median by default.
+        decode: `"greedy"`, the likeliest legal token; `"median"`, the median of the model's distribution at each number.
+        level: Another quantile instead of the median, in 0..1.
         number: Which number of an answer has this level, from 0, the others being medians; None: all of them.
 
     Raises:
         ValueError: If medians are wanted of a task that writes digits, `decode` is unknown, or the processor lacks the
             tokens.
     """
-    if decode not in ("greedy", "quantile"):
-        raise ValueError(f"decode: wanted greedy or quantile, got {decode!r}.")
+    if decode not in get_args(CodeDecode):
+        raise ValueError(f"decode: wanted greedy or median, got {decode!r}.")
     if task.vocabulary is None:
-        if decode == "quantile":
+        if decode == "median":
             raise ValueError(f"decode: a quantile wants numbers in value tokens, but task {task.name!r} writes digits.")
         return LogitsProcessorList
     from gor_head.vlm.logits import QuantileLogits, ValueTokenLogits
     from gor_head.vlm.tokens import ValueTokens
 
     tokens = ValueTokens.of(processor, task.codi_vocabulary)
-    if decode == "quantile":
+    if decode == "median":
         return lambda: LogitsProcessorList([QuantileLogits(tokens, level, number)])
     return lambda: LogitsProcessorList([ValueTokenLogits(tokens)])
+
+
+def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
+    """The answer whose list follows from the numbers that its reasoning states, ascending; as it is if the reasoning
+    leaves an image out.
+
+    Digits are read in the same way, see [`choose_answers`][rarl.evaluation.decoding.choose_answers]: what is compared
+    are the numbers, not how well a model copies them into a list.
+
+    Args:
+        text: An answer in value tokens.
+        num_images: Number of images in its prompt.
+        task: Says how values are written.
+    """
+    stated: dict[int, float] = {}
+    for image, number in _REASONED.findall(codes_to_numbers(text.partition(THINK_CLOSE)[0])):
+        stated.setdefault(int(image), float(number))
+    if not all(image in stated for image in range(1, num_images + 1)):
+        return text
+    return build_completion([stated[image] for image in range(1, num_images + 1)], task)

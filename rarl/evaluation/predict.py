@@ -8,7 +8,7 @@ from PIL import Image
 
 from rarl.answer import parse_answer
 from rarl.datasets.images import UNREADABLE, ImageError, bound, decode, pixel_bounds, read_bytes, said
-from rarl.evaluation.codes import Decode, code_processors, interval_ends
+from rarl.evaluation.codes import CodeDecode, chosen_decode, code_processors, interval_ends, sorted_by_reasoning
 from rarl.evaluation.generate import generate_answers
 from rarl.prompt import build_prompt
 from rarl.task import OrdinalTask, get_task
@@ -52,10 +52,11 @@ def predict(
     *,
     task: str | OrdinalTask,
     max_new_tokens: int = 1024,
-    decode: Decode = "greedy",
+    decode: CodeDecode | None = None,
     interval: float | None = None,
 ) -> Prediction:
-    """Ask a model for `task` on some images in one prompt, greedily.
+    """Ask a model for `task` on some images in one prompt, greedily; numbers in value tokens are medians, if `decode` is
+    not "greedy".
 
     With `interval`, such as 0.9, the model answers twice more for each image: with the number that it writes first of
     this image at the lower and at the upper quantile of its distribution, all others at the median. What it then says
@@ -68,9 +69,10 @@ def predict(
     task = get_task(task)
     row = {"prompt": build_prompt(task, len(images)), "images": list(images)}
     ends = [] if interval is None else interval_ends(interval)
-    processors = [code_processors(processor, task, decode)]
+    read: CodeDecode = "median" if chosen_decode(decode, task) == "median" else "greedy"
+    processors = [code_processors(processor, task, read)]
     processors += [
-        code_processors(processor, task, "quantile", level=level, number=number)
+        code_processors(processor, task, "median", level=level, number=number)
         for number in range(len(images))
         for level in ends
     ]
@@ -86,6 +88,8 @@ def predict(
         )[0]
         for logits_processors in processors
     )
+    if read == "median":
+        text = sorted_by_reasoning(text, len(images), task)
     answer = parse_answer(text, len(images))
     if not answer.readable:
         excerpt = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"

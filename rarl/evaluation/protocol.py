@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 
 from gor_head.metrics import METRICS
 from rarl.answer import parse_answer
-from rarl.evaluation.codes import Decode, DigitDecode, check_decode, code_processors, interval_ends
+from rarl.evaluation.codes import Decode, chosen_decode, code_processors, interval_ends, sorted_by_reasoning
 from rarl.evaluation.decoding import Decoded, choose_answers, sampled_medians
 from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
@@ -170,7 +170,7 @@ def evaluate(
     max_new_tokens: int = 1024,
     progress: bool = True,
     constant: float | None = None,
-    decode: Decode | DigitDecode = "greedy",
+    decode: Decode | None = None,
     interval: float | None = None,
     resolution: float | None = None,
     num_samples: int = 15,
@@ -188,9 +188,10 @@ def evaluate(
         max_new_tokens: Longest completion in tokens; an answer cut off by it is unreadable.
         progress: Show a progress bar; only on a terminal.
         constant: A constant prediction to compare with, see [`score`][rarl.evaluation.protocol.score].
-        decode: How numbers are read: `"greedy"`; in value tokens also `"quantile"`, see
-            [`code_processors`][rarl.evaluation.codes.code_processors]; in digits also `"mode"`, `"median"`,
-            `"mean"` and `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
+        decode: How numbers are read: `"greedy"`, which digits are by default; `"median"`, the exact median of each,
+            which value tokens are by default (see [`code_processors`][rarl.evaluation.codes.code_processors] and
+            [`sorted_by_reasoning`][rarl.evaluation.codes.sorted_by_reasoning]); in digits also `"mode"`, `"mean"` and
+            `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
         interval: Share of the distribution, such as 0.9: the report also has the
             [`interval_report`][rarl.evaluation.protocol.interval_report] of one-image prompts. Its ends are answers
             whose first number is at that quantile of its distribution, and what follows from it at the median.
@@ -207,21 +208,28 @@ def evaluate(
     if interval is not None and 1 not in datasets:
         raise ValueError(f"interval: wanted one-image prompts among the data, got {sorted(datasets)} images.")
     ends = [] if interval is None else interval_ends(interval)
-    check_decode(decode, task)
-    end_processors = [code_processors(processor, task, "quantile", level=level, number=0) for level in ends]
+    decode = chosen_decode(decode, task)
+    end_processors = [code_processors(processor, task, "median", level=level, number=0) for level in ends]
     settings: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
 
     def greedy(rows: Any, processors: Callable[[], LogitsProcessorList]) -> list[str]:
         return generate_answers(model, processor, rows, logits_processors=processors, **settings)
 
     def answer(rows: Any) -> Decoded:
+        if task.vocabulary is not None:
+            texts = greedy(rows, code_processors(processor, task, "median" if decode == "median" else "greedy"))
+            if decode == "median":
+                texts = [
+                    sorted_by_reasoning(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)
+                ]
+            return Decoded(texts)
         if decode == "mode" or decode == "median" or decode == "mean":
             return Decoded(
                 choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
             )
         if decode == "sampled_median":
             return sampled_medians(model, processor, rows, task=task, num_samples=num_samples, seed=seed, **settings)
-        return Decoded(greedy(rows, code_processors(processor, task, decode)))
+        return Decoded(greedy(rows, LogitsProcessorList))
 
     tokens: dict[int, float | None] = {}
     completions: dict[int, list[str]] = {}

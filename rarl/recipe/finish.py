@@ -15,7 +15,7 @@ from trl import ModelConfig
 
 from gor_head.vlm.hub import create_repository
 from rarl.evaluation import Report
-from rarl.evaluation.codes import Decode, DigitDecode
+from rarl.evaluation.codes import Decode
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
@@ -48,7 +48,7 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
 
 
 def evaluate_run(
-    model: Any, processor: Any, data: Data, arguments: RecipeArguments, *, decode: Decode | DigitDecode = "greedy"
+    model: Any, processor: Any, data: Data, arguments: RecipeArguments, *, decode: Decode | None = None
 ) -> Report:
     """The report of a model on the test rows of a run.
 

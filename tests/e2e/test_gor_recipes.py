@@ -129,7 +129,7 @@ def test_medians_and_intervals_from_the_command_line(tmp_path: Path) -> None:
     flags = ["--max_steps", "60", "--num_prompts", "960", "--num_images", "1", "--learning_rate", "6e-3"]
     succeeded(launch("gor_sft.py", tmp_path, *flags, "--eval_prompts", "0"))
     load_source("builtin", "count", size=1).load(0).save(tmp_path / "dots.png")
-    common = ["--model", "tiny", "--adapter", "outputs/gor_sft", "--max-new-tokens", "64", "--decode", "quantile"]
+    common = ["--model", "tiny", "--adapter", "outputs/gor_sft", "--max-new-tokens", "64", "--decode", "median"]
     reports = {}
     for share in ("0.2", "0.9"):
         options = ["--size", "2000", "--num-images", "1", "--num-prompts", "20", "--output", f"{share}.json"]

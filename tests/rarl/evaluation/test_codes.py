@@ -1,13 +1,23 @@
 """Medians and intervals of numbers in value tokens."""
 
-import pytest
+from typing import Any
 
+import numpy as np
+import pytest
+from transformers import LogitsProcessorList
+
+from gor_head.vlm import QuantileLogits, attach
+from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
-from rarl.evaluation.codes import code_processors, interval_ends
+from rarl.answer_format import write_completion
+from rarl.datasets import load_source, make_dataset
+from rarl.evaluation.codes import code_processors, interval_ends, sorted_by_reasoning
+from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.predict import Prediction
-from rarl.evaluation.protocol import evaluate, interval_report
+from rarl.evaluation.protocol import evaluate, interval_report, score
 from rarl.evaluation.reports import IntervalScores
 from rarl.evaluation.tables import prediction_table
+from rarl.prompt import answer_list, build_completion, list_reasoning, number_contexts
 from rarl.task import get_task
 
 
@@ -28,8 +38,45 @@ def test_interval_report_by_hand() -> None:
 def test_digits_have_no_quantiles() -> None:
     _, processor = tiny.load()
     with pytest.raises(ValueError, match="task 'count' writes digits"):
-        code_processors(processor, get_task("count"), "quantile")
+        code_processors(processor, get_task("count"), "median")
     assert len(code_processors(processor, get_task("count"))()) == 0
+
+
+COUNTS = [CoDiVocabulary.for_language_model(range(11)), CoDiVocabulary([1, 4, 6], tolerance=0)]
+
+
+@pytest.mark.parametrize("vocabulary", COUNTS)
+def test_the_list_follows_from_the_reasoning(vocabulary: CoDiVocabulary) -> None:
+    task = get_task("count").with_vocabulary(vocabulary)
+    truth = build_completion([7, 0, 3], task)
+    copied_badly = write_completion(list_reasoning([7, 0, 3], task), answer_list([3, 3, 0], task))
+    for text in (truth, copied_badly, copied_badly[:-40], copied_badly.replace(": <", ":<")):
+        assert sorted_by_reasoning(text, 3, task) == truth
+    for text in (copied_badly.replace("Image 2", "Image 4"), build_completion([7, 0], task), "nothing", ""):
+        assert sorted_by_reasoning(text, 3, task) == text
+    twice = write_completion(list_reasoning([7, 0, 3], task) + ", Image 1: 9", "[]")
+    assert sorted_by_reasoning(twice, 3, task) == truth  # what is said first of an image
+
+
+@pytest.mark.parametrize("vocabulary", COUNTS)
+def test_value_tokens_are_read_as_medians(vocabulary: CoDiVocabulary) -> None:
+    """Unless greedy is asked for; in either case codes are legal."""
+    model, processor = tiny.load()
+    task = get_task("count").with_vocabulary(vocabulary)
+    tokens = attach(model, processor, vocabulary, number_contexts(task))
+    source = load_source("builtin", "count", size=40).with_task(task)
+    rows = make_dataset(source, np.arange(40), 6, mix={2: 1.0}, seed=0)
+    settings: dict[str, Any] = {"max_new_tokens": 64, "progress": False}
+    seen = {}
+    for decode in (None, "median", "greedy"):
+        report = evaluate(model, processor, {2: rows}, task=task, decode=decode, **settings)
+        seen[decode] = report.to_json()
+    assert seen[None] == seen["median"]
+    texts = generate_answers(
+        model, processor, rows, logits_processors=lambda: LogitsProcessorList([QuantileLogits(tokens)]), **settings
+    )
+    wanted = score({2: [sorted_by_reasoning(text, 2, task) for text in texts]}, {2: list(rows["values"])}, task)
+    assert seen["median"]["tau"] == wanted.to_json()["tau"] and seen["median"]["failures"] == wanted.to_json()["failures"]
 
 
 def test_intervals_want_one_image_prompts() -> None:

@@ -17,7 +17,7 @@ from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
 from rarl.cli import app
 from rarl.datasets import load_source
-from rarl.evaluation.codes import check_decode
+from rarl.evaluation.codes import check_decode, chosen_decode
 from rarl.evaluation.decoding import (
     CHOICES,
     NumberLogits,
@@ -284,17 +284,18 @@ def test_reports(decode: Any) -> None:
 
 def test_ways_to_decode_that_do_not_go_with_the_numbers() -> None:
     coded = COUNT.with_vocabulary(CoDiVocabulary([1, 2, 4, 8]))
-    says = r"wanted greedy, mode, median, mean, sampled_median \(numbers in digits\), or greedy, quantile \(numbers in"
+    says = r"wanted greedy, mode, median, mean, sampled_median \(numbers in digits\), or greedy, median \(numbers in"
     with pytest.raises(ValueError, match=says + r".*got 'expectation'"):
         check_decode("expectation", COUNT)
-    with pytest.raises(ValueError, match=says + ".*task 'count' writes digits, got 'quantile'"):
-        evaluate(None, None, {}, task=COUNT, decode="quantile")
-    for decode in ("mode", "median", "mean", "sampled_median"):
+    for decode in ("mode", "mean", "sampled_median"):
         with pytest.raises(ValueError, match=says + f".*task 'count' writes value tokens, got '{decode}'"):
             evaluate(None, None, {}, task=coded, decode=decode)  # type: ignore[arg-type]
         check_decode(decode, COUNT)
-    check_decode("quantile", coded)
-    check_decode("greedy", coded)
+    for decode in ("greedy", "median"):
+        for task in (COUNT, coded):
+            check_decode(decode, task)
+    assert (chosen_decode(None, COUNT), chosen_decode(None, coded)) == ("greedy", "median")
+    assert (chosen_decode("mean", COUNT), chosen_decode("greedy", coded)) == ("mean", "greedy")
 
 
 def test_bad_numbers() -> None:
@@ -312,5 +313,7 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--decode", "sampled_median", "--num-samples", "2"])
     assert result.exit_code == 0, result.output
     assert "unreadable_samples" in json.loads((tmp_path / "report.json").read_text())
-    result = CliRunner().invoke(app, [*command, "--decode", "quantile"])
+    dots = tmp_path / "dots.png"
+    load_source("builtin", "count", size=1).load(0).save(dots)
+    result = CliRunner().invoke(app, ["predict", str(dots), "--model", "tiny", "--task", "count", "--decode", "median"])
     assert result.exit_code != 0 and "writes digits" in result.output
