@@ -1,4 +1,4 @@
-"""DPO on the policy's own beam candidates: of two answers, the one nearer to the labels is preferred.
+"""DPO on the policy's own beam candidates: the true number is preferred to one that a candidate has, in its place.
 
 accelerate launch recipes/gor_dpo.py                                          # after recipes/gor_sft.py, tiny model
 accelerate launch recipes/gor_dpo.py --config recipes/configs/gor_dpo_qwen2_5_vl_3b.yaml --folder UTKFace
@@ -14,6 +14,8 @@ from accelerate import PartialState
 from trl import DPOConfig, DPOTrainer
 
 from gor_head.output import check_output_folder
+from gor_head.vlm import ValueTokens
+from gor_head.vlm.dpo import NumberDPOTrainer
 from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
@@ -33,13 +35,38 @@ from rarl.recipe.preferences import build_preferences
 
 @dataclass
 class GoRDPOConfig(DPOConfig):
-    """TRL's `DPOConfig`, and how the pairs are made."""
+    """TRL's `DPOConfig`, how the pairs are made, and what is made of single numbers."""
 
     beams: int = field(default=4, metadata={"help": "Candidates per prompt."})
     gap: float = field(default=0.0, metadata={"help": "Least difference of the errors of a pair, in label units."})
-    own_answer: bool = field(default=False, metadata={"help": "Whether the perfect answer is the chosen one."})
+    pairs: str = field(
+        default="numbers",
+        metadata={"help": "'numbers': the truth and one wrong number, compared alone; 'answers': two whole candidates."},
+    )
+    own_answer: bool = field(
+        default=False, metadata={"help": "Whether the perfect answer is the chosen one of a pair of answers."}
+    )
+    margin: float = field(
+        default=0.0,
+        metadata={"help": "Offset of the loss of a pair of numbers, by their distance in standard deviations."},
+    )
+    chosen_fall: float | None = field(
+        default=None,
+        metadata={"help": "Nats by which chosen numbers may become less likely before training ends; 1 if not given."},
+    )
+    row_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the value tokens' rows; learning_rate if not given."}
+    )
     max_completion_length: int = field(default=256, metadata={"help": "Longest candidate in tokens."})
     preference_batch_size: int = field(default=8, metadata={"help": "Prompts whose candidates are made together."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unused = {"numbers": ("own_answer",), "answers": ("margin", "chosen_fall", "row_learning_rate")}
+        for name in unused.get(self.pairs, ()):
+            value = getattr(self, name)
+            if value:
+                raise ValueError(f"{name}: has no effect on pairs of {self.pairs}; wanted no such argument, got {value}.")
 
 
 def main() -> None:
@@ -79,6 +106,7 @@ def main() -> None:
             settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
             beams=training_args.beams,
             gap=training_args.gap,
+            pairs=training_args.pairs,
             own_answer=training_args.own_answer,
             batch_size=training_args.preference_batch_size,
             max_new_tokens=training_args.max_completion_length,
@@ -86,8 +114,20 @@ def main() -> None:
     if PartialState().is_main_process:
         found = file.statistics()
         print(f"{found.pairs} pairs from {found.rows} prompts, {found.ties} ties skipped: {file.path}")
-    trainer = DPOTrainer(model, args=training_args, train_dataset=pairs, processing_class=processor)
-    mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
+    settings = {"args": training_args, "train_dataset": pairs, "processing_class": processor}
+    if training_args.pairs == "numbers":
+        trainer: DPOTrainer = NumberDPOTrainer(
+            model,
+            tokens=ValueTokens.of(processor, task.codi_vocabulary),
+            margin=training_args.margin,
+            margin_scale=data.spread,
+            chosen_fall=1.0 if training_args.chosen_fall is None else training_args.chosen_fall,
+            row_learning_rate=training_args.row_learning_rate,
+            **settings,
+        )
+    else:
+        trainer = DPOTrainer(model, **settings)
+        mend_token_rows(trainer.accelerator.unwrap_model(trainer.model))
     train(trainer)
     finish(trainer, data, arguments, path=path, stage="gor_dpo", repository=repository)
 

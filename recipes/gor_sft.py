@@ -48,6 +48,11 @@ class GoRSFTConfig(SFTConfig):
         default=0, metadata={"help": "Steps at the start in which only the value tokens' rows are trained."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.number_weight and (self.number_annealed or self.number_loss != "huber"):
+            raise ValueError(f"number_loss: has no effect with number_weight 0; got {self.number_loss}.")
+
 
 def main() -> None:
     with setting_up():

@@ -57,6 +57,28 @@ def choose_pair(
     return (chosen, worse[0]) if worse else None
 
 
+def choose_number(
+    candidates: Sequence[Sequence[float | None]], values: Sequence[float], gap: float = 0.0
+) -> tuple[int, float] | None:
+    """The number that a pair is about: of the likeliest candidate with a wrong one, its worst.
+
+    Args:
+        candidates: What each candidate states of the images, in order of likelihood; `None` where it states nothing.
+        values: True values.
+        gap: Numbers that are off by no more than this count as right.
+
+    Returns:
+        Position of the image and the rejected number; None if all candidates are right.
+    """
+    for stated in candidates:
+        off = [0.0 if number is None else abs(number - value) for number, value in zip(stated, values, strict=True)]
+        worst = max(range(len(values)), key=lambda image: off[image])
+        number = stated[worst]
+        if number is not None and off[worst] > gap:
+            return worst, number
+    return None
+
+
 @dataclass(frozen=True)
 class PreferenceStatistics:
     """What became of the rows.

@@ -22,27 +22,28 @@ class MovedRows(TrainerCallback):
 
     Args:
         model: The model that is trained.
-        steps: Optimizer steps after which rows must have moved.
+        steps: Optimizer steps after the warm-up by which rows must have moved; or the last step, if that comes first.
     """
 
     def __init__(self, model: nn.Module, steps: int = 2) -> None:
         self.steps = steps
         self._rows = row_parameters(model)
         self._before: dict[str, torch.Tensor] = {}
-        self._begun = 0
+        self._due = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._before = {name: each.detach().clone() for name, each in self._rows.items()}
-        self._begun = state.global_step
+        warmup = args.get_warmup_steps(state.max_steps)
+        self._due = min(max(state.global_step, warmup) + self.steps, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step - self._begun != self.steps or not self._before:
+        if state.global_step < self._due or not self._before:
             return
         still = [name for name, row in self._rows.items() if torch.equal(row.detach(), self._before[name])]
         self._before = {}
         if still:
             raise RuntimeError(
-                f"value tokens: after {self.steps} steps {still[0]} is what it was; wanted rows that are trained, got "
+                f"value tokens: after {state.global_step} steps {still[0]} is what it was; wanted rows that are trained, got "
                 "a learning rate of 0, or an optimizer without them."
             )
 

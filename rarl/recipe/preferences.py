@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -11,14 +11,14 @@ from rich.progress import track
 from transformers import GenerationConfig, LogitsProcessorList
 
 from gor_head.vlm.logits import ValueTokenLogits
-from gor_head.vlm.preference import Candidate, PreferenceFile, choose_pair
+from gor_head.vlm.preference import Candidate, PreferenceFile, choose_number, choose_pair
 from gor_head.vlm.tokens import ValueTokens
 from rarl.answer import parse_answer
 from rarl.datasets.prompts import preference_dataset
 from rarl.datasets.source import ImageSource
 from rarl.evaluation.generate import greedy_config, reset_rope_deltas
 from rarl.inputs import batch_inputs
-from rarl.prompt import build_completion
+from rarl.prompt import build_completion, list_reasoning
 from rarl.task import OrdinalTask
 
 
@@ -62,6 +62,7 @@ def build_preferences(
     settings: dict[str, Any],
     beams: int = 4,
     gap: float = 0.0,
+    pairs: Literal["numbers", "answers"] = "numbers",
     own_answer: bool = False,
     batch_size: int = 8,
     max_new_tokens: int = 256,
@@ -76,8 +77,10 @@ def build_preferences(
         folder: Where the pairs and their card are kept.
         settings: What else the pairs depend on, such as the adapter; said in the card.
         beams: Candidates per prompt.
-        gap: Least difference of the errors, in label units.
-        own_answer: Whether the perfect answer is the chosen one.
+        gap: Difference of the errors that a pair has to exceed, in label units.
+        pairs: `"numbers"`: the perfect answer, and the same with one wrong number of a candidate in its reasoning.
+            `"answers"`: two candidates.
+        own_answer: Whether the perfect answer is the chosen one of a pair of answers.
         batch_size: Prompts per batch.
         max_new_tokens: Longest answer.
 
@@ -89,7 +92,8 @@ def build_preferences(
     """
     task = source.task
     stored = rows.with_format(None)
-    settings = settings | {"prompts": len(rows), "beams": beams, "gap": gap, "own_answer": own_answer}
+    settings = settings | {"prompts": len(rows), "beams": beams, "gap": gap, "pairs": pairs}
+    settings |= {"own_answer": own_answer} if pairs == "answers" else {}
     file = PreferenceFile(folder, settings)
     starts = range(len(file), len(rows), batch_size)
     console = Console(stderr=True)
@@ -100,13 +104,41 @@ def build_preferences(
             beam_answers(model, processor, batch, task=task, beams=beams, max_new_tokens=max_new_tokens), start
         ):
             values = stored[index]["values"]
+            if pairs == "numbers":
+                file.add(index, number_pair(texts, values, task, gap))
+                continue
             candidates = [candidate(text, values) for text in texts]
             perfect = candidate(build_completion(values, task), values) if own_answer else None
             chosen = choose_pair(candidates, gap, perfect)
             everything = candidates if perfect is None else [*candidates, perfect]
             file.add(index, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
     file.write_card(f"Preferences, task {task.name}")
-    pairs = file.pairs()
-    if not pairs:
+    found = file.pairs()
+    if not found:
         raise ValueError(f"{file.path}: none of {len(rows)} prompts gave a pair; all candidates err alike.")
-    return preference_dataset(source, stored, pairs), file
+    return preference_dataset(source, stored, found), file
+
+
+def number_pair(
+    texts: Sequence[str], values: Sequence[float], task: OrdinalTask, gap: float
+) -> tuple[Candidate, Candidate] | None:
+    """The perfect answer, and the same with one number of its reasoning as a candidate had it; None if no candidate has
+    a wrong one.
+
+    Args:
+        texts: Candidates in order of likelihood.
+        values: True values of the images.
+        task: Says how values are written.
+        gap: Numbers that are off by no more than this count as right.
+    """
+    stated = [parse_answer(text, len(values)).values() for text in texts]
+    found = choose_number(stated, values, gap)
+    if found is None:
+        return None
+    image, number = found
+    told = [*values[:image], number, *values[image + 1 :]]
+    # The list stays that of the truth: the pair differs in one code.
+    rejected = build_completion(values, task, reasoning=list_reasoning(told, task))
+    return Candidate(build_completion(values, task), 0.0, None), Candidate(
+        rejected, abs(number - values[image]), None
+    )
