@@ -67,6 +67,54 @@ def frequency_figure(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
+def pruning(vocabulary: CoDiVocabulary, path: str | Path) -> None:
+    """Draw what pruning buys and costs: the mean code length against the number of tokens, from the initial vocabulary
+    to what is left.
+
+    Args:
+        vocabulary: From [`CoDiVocabulary.fit`][gor_head.vocabulary.CoDiVocabulary.fit].
+        path: Image file to write; its folder must exist.
+
+    Raises:
+        ValueError: If the vocabulary was not fitted, or by an algorithm that leaves no such record.
+    """
+    pruning_figure(vocabulary.summary()).savefig(path, dpi=120)
+
+
+def pruning_figure(summary: dict[str, Any]) -> "Figure":
+    """The figure of [`pruning`][gor_head.plots.pruning].
+
+    Args:
+        summary: What [`CoDiVocabulary.summary`][gor_head.vocabulary.CoDiVocabulary.summary] returned.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if "pruning" not in summary:
+        raise ValueError("vocabulary: wanted one made by fit, got one without a record of its pruning.")
+    sizes, lengths = zip(*summary["pruning"], strict=True)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot(sizes, lengths, "o-", markersize=4, linewidth=1)
+    for place, word in ((0, "initial"), (-1, "left")):
+        axis.annotate(
+            f"{word}: {sizes[place]} tokens, {lengths[place]:.2f} a code",
+            (sizes[place], lengths[place]),
+            textcoords="offset points",
+            xytext=(0, -16) if place == 0 else (8, 8),
+            ha="right" if place == 0 else "left",
+        )
+    if summary.get("mean_length") is not None:
+        axis.axhline(summary["mean_length"], color="0.4", linestyle="--", linewidth=1, label="limit")
+        axis.legend()
+    axis.margins(0.12)
+    axis.grid(alpha=0.3)
+    axis.set_xlabel("value tokens")
+    axis.set_ylabel("value tokens of a code, mean over the labels")
+    return figure
+
+
 def refinement(regressor: "GoRRegressor", X: Any, path: str | Path, *, truth: Any = None) -> None:
     """Draw how each prediction comes about, token by token: what is left of the range after every step.
 

@@ -46,8 +46,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def check_image(path: Path | None) -> None:
+def check_image(path: Path | None, option: str = "--plot") -> None:
     """Make sure that a figure can be written under its name, before anything is computed for it.
+
+    Args:
+        path: The image; `None` if there is to be none.
+        option: What it was given with.
 
     Raises:
         ValueError: If matplotlib does not know the kind of image.
@@ -57,7 +61,7 @@ def check_image(path: Path | None) -> None:
 
     known = FigureCanvasBase.get_supported_filetypes()
     if path is not None and path.suffix and path.suffix[1:].lower() not in known:
-        raise ValueError(f"--plot: wanted an image of the kind {', '.join(sorted(known))}, got {path.name!r}.")
+        raise ValueError(f"{option}: wanted an image of the kind {', '.join(sorted(known))}, got {path.name!r}.")
     if path is not None:
         check_output_file(path if path.suffix else path.with_name(f"{path.name}.png"))  # as matplotlib names it
 

@@ -19,6 +19,8 @@ class Initializer(StrEnum):
     QUANTILE = "quantile"
     MANUAL = "manual"
     BINARY = "binary"
+    PLACE = "place"
+    LABELS = "labels"
 
 
 class Offset(StrEnum):
@@ -34,12 +36,22 @@ def vocabulary(
     tolerance: Annotated[float, number_option("ε: relative error that a code may leave.")] = 0.005,
     beta: Annotated[float, number_option("β: share of the initial tokens that pruning keeps at least.")] = 0.7,
     max_length: Annotated[int, typer.Option(help="Most value tokens of a code.")] = 16,
+    mean_length: Annotated[
+        float | None, number_option("Most value tokens of a code in the mean, which pruning keeps to.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Codes hit every label exactly.")] = False,
     resolution: Annotated[float | None, number_option("Grid step; by default found from the labels.")] = None,
     offset: Annotated[
         Offset | None, typer.Option(help="min: code the distance from the smallest label, which may be negative.")
     ] = None,
+    language_model: Annotated[
+        bool,
+        typer.Option("--language-model", help="Short codes of few tokens, without CoDi; takes --resolution only."),
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Image of token frequencies before and after CoDi.")] = None,
+    plot_pruning: Annotated[
+        Path | None, typer.Option(help="Image of the size and the mean code length as tokens are pruned.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for vocabulary.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,30 +59,38 @@ def vocabulary(
     from rich.console import Console
 
     from gor_head.output import check_output_folder
-    from gor_head.plots import token_frequencies
+    from gor_head.plots import pruning, token_frequencies
     from gor_head.tables import read_labels
     from gor_head.vocabulary import VOCABULARY_FILE, CoDiVocabulary
 
     check_image(plot)
+    check_image(plot_pruning, "--plot-pruning")
+    settings: dict[str, Any] = {"initializer": initializer.value, "q": q, "tolerance": tolerance, "beta": beta}
+    settings |= {"max_length": max_length, "mean_length": mean_length, "exact": exact}
+    settings |= {"offset": "min" if offset else None}
+    if language_model:
+        unused = {"initializer": "quantile", "q": 0.9, "tolerance": 0.005, "beta": 0.7, "max_length": 16}
+        for name, value in settings.items():
+            if value != unused.get(name) and value not in (None, False):
+                raise ValueError(f"{name}: has no effect with --language-model; wanted no such option, got {value}.")
+        if plot_pruning is not None:
+            raise ValueError("plot_pruning: nothing is pruned with --language-model; wanted no such option.")
     if out is not None:
         check_output_folder(out, [VOCABULARY_FILE])
-    fitted = CoDiVocabulary.fit(
-        read_labels(labels, column),
-        initializer=initializer.value,
-        q=q,
-        tolerance=tolerance,
-        beta=beta,
-        max_length=max_length,
-        exact=exact,
-        resolution=resolution,
-        offset="min" if offset else None,
-    )
+    numbers = read_labels(labels, column)
+    if language_model:
+        fitted = CoDiVocabulary.for_language_model(numbers, resolution=resolution)
+    else:
+        fitted = CoDiVocabulary.fit(numbers, resolution=resolution, **settings)
     summary = fitted.summary()
     if out is not None:
         fitted.save_pretrained(out)
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         token_frequencies(fitted, plot)
+    if plot_pruning is not None:
+        plot_pruning.parent.mkdir(parents=True, exist_ok=True)
+        pruning(fitted, plot_pruning)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:

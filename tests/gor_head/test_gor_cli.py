@@ -109,6 +109,24 @@ def test_vocabulary(ages: Path, tmp_path: Path) -> None:
     assert json.loads(succeed("vocabulary", ages, *flags, "--json")) == expected.summary()
 
 
+def test_vocabulary_with_short_codes(ages: Path, tmp_path: Path) -> None:
+    image = tmp_path / "pruning.png"
+    flags = ["--initializer", "place", "--beta", "0", "--mean-length", "2", "--exact", "--plot-pruning", image, "--json"]
+    summary = json.loads(succeed("vocabulary", ages, *flags))
+    expected = CoDiVocabulary.fit(
+        [3, 21, 30, 34, 58, 58, 60, 71], initializer="place", beta=0, mean_length=2, exact=True
+    )
+    assert summary == expected.summary() and summary["after"]["mean_length"] <= 2
+    assert imread(image).std() > 0.01
+    own = json.loads(succeed("vocabulary", ages, "--language-model", "--json"))
+    assert own["tagless"] and own["after"]["longest"] == 1 and own["size"] == 71
+    for flag in (["--q", "0.5"], ["--exact"], ["--mean-length", "2"], ["--offset", "min"]):
+        name = flag[0][2:].replace("-", "_")
+        assert f"{name}: has no effect with --language-model" in fail(2, "vocabulary", ages, "--language-model", *flag)
+    error = fail(2, "vocabulary", ages, "--language-model", "--plot-pruning", image)
+    assert "plot_pruning: nothing is pruned with --language-model" in error
+
+
 def test_vocabulary_of_negative_labels_on_a_coarse_grid(tmp_path: Path) -> None:
     path = tmp_path / "changes.csv"
     path.write_text("row,change\n1,-1.5\n2,0.5\n3,2.5\n")

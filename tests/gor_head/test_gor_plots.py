@@ -4,10 +4,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 from PIL import Image
 
 from gor_head import CoDiVocabulary, GoRRegressor
-from gor_head.plots import frequency_figure, refinement, refinement_figure, token_frequencies
+from gor_head.plots import (
+    frequency_figure,
+    pruning,
+    pruning_figure,
+    refinement,
+    refinement_figure,
+    token_frequencies,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,22 @@ def test_vocabulary_without_counts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wanted at least 1 value token, got none; all labels are zero"):
         token_frequencies(CoDiVocabulary.fit([0, 0]), path)
     assert not path.exists()
+
+
+def test_pruning_is_drawn_as_it_went(tmp_path: Path) -> None:
+    labels = list(range(1, 120))
+    vocabulary = CoDiVocabulary.fit(labels, initializer="place", beta=0, exact=True, mean_length=2.5)
+    summary = vocabulary.summary()
+    [axes] = pruning_figure(summary).axes
+    path, limit = axes.lines
+    assert list(zip(*path.get_data(), strict=True)) == [tuple(step) for step in summary["pruning"]]
+    assert set(limit.get_ydata()) == {2.5} and len(summary["pruning"]) > 3
+    assert path.get_xdata()[-1] == len(vocabulary.tokens) and path.get_ydata()[-1] <= 2.5
+    pruning(vocabulary, tmp_path / "pruning.png")
+    assert imread(tmp_path / "pruning.png").std() > 0.01
+    for other in (CoDiVocabulary([1, 2, 4]), CoDiVocabulary.for_language_model(labels)):
+        with pytest.raises(ValueError, match="wanted one made by fit, got one without a record of its pruning"):
+            pruning(other, tmp_path / "none.png")
 
 
 def test_refinement_draws_every_row_and_its_sums(tmp_path: Path) -> None:
