@@ -35,43 +35,52 @@ LOGITS = 151_936
 """Width of Qwen2.5-VL-3B's logits."""
 
 
-def value_tokens(task: OrdinalTask, seed: int = 0) -> OrdinalTask:
-    """The task with a vocabulary fitted on 2 000 labels over its range."""
+KINDS = ("digits", "codes", "codi")
+"""How numbers are written: in digits, in the codes for language models, in those that CoDi prunes."""
+
+
+def value_tokens(task: OrdinalTask, kind: str, seed: int = 0) -> OrdinalTask:
+    """The task with a vocabulary fitted on 2 000 labels over its range; for digits, without."""
+    if kind == "digits":
+        return task
     generator = np.random.default_rng(seed)
     labels = generator.normal((task.minimum + task.maximum) / 2, (task.maximum - task.minimum) / 6, 2000)
     grid = GRIDS[task.name]
-    labels = np.round(labels.clip(task.minimum, task.maximum) / grid) * grid
+    labels = np.round(np.round(labels.clip(task.minimum, task.maximum) / grid) * grid, 2)
+    if kind == "codes":
+        return task.with_vocabulary(
+            CoDiVocabulary.for_language_model(labels, maximum=task.maximum, resolution=grid)
+        )
     return task.with_vocabulary(CoDiVocabulary.fit([*labels, task.maximum], resolution=grid))
 
 
 def answer_tokens(tokenizer_name: str, seed: int = 0) -> list[dict[str, Any]]:
-    """Mean tokens of a perfect answer's list and of one number in it, in digits and in value tokens."""
+    """Mean tokens of a perfect answer's list and of one number in it, in each of the ways to write numbers."""
     generator = np.random.default_rng(seed)
     results = []
     for name in TASKS:
         digits = get_task(name)
-        codes = value_tokens(digits)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
-        add_tokens(tokenizer, codes.codi_vocabulary)
+        tasks = {kind: value_tokens(digits, kind) for kind in KINDS}
+        tokenizers = {kind: AutoTokenizer.from_pretrained(tokenizer_name) for kind in KINDS}
+        for kind in KINDS[1:]:
+            add_tokens(tokenizers[kind], tasks[kind].codi_vocabulary)
         grid = GRIDS[name]
         for num_images in NUM_IMAGES:
-            counts: dict[str, list[int]] = {"digits": [], "codes": []}
-            numbers: dict[str, list[int]] = {"digits": [], "codes": []}
+            counts: dict[str, list[int]] = {kind: [] for kind in KINDS}
+            numbers: dict[str, list[int]] = {kind: [] for kind in KINDS}
             for _ in range(100):
                 drawn = generator.uniform(digits.minimum, digits.maximum, num_images)
-                values = (np.round(drawn / grid) * grid).tolist()
-                for kind, task in (("digits", digits), ("codes", codes)):
-                    counts[kind].append(len(tokenizer(answer_list(values, task))["input_ids"]))
-                    numbers[kind] += [len(tokenizer(task.format_value(value))["input_ids"]) for value in values]
+                values = np.round(np.round(drawn / grid) * grid, 2).tolist()  # 5.47, not 5.470000000000001
+                for kind, task in tasks.items():
+                    counts[kind].append(len(tokenizers[kind](answer_list(values, task))["input_ids"]))
+                    numbers[kind] += [len(tokenizers[kind](task.format_value(value))["input_ids"]) for value in values]
             results.append(
                 {
                     "task": name,
                     "images": num_images,
-                    "digits_tokens": float(np.mean(counts["digits"])),
-                    "gor_tokens": float(np.mean(counts["codes"])),
-                    "digits_per_value": float(np.mean(numbers["digits"])),
-                    "gor_per_value": float(np.mean(numbers["codes"])),
-                    "value_tokens": len(codes.codi_vocabulary.tokens),
+                    **{f"{kind}_tokens": float(np.mean(counts[kind])) for kind in KINDS},
+                    **{f"{kind}_per_value": float(np.mean(numbers[kind])) for kind in KINDS},
+                    "value_tokens": len(tasks["codes"].codi_vocabulary.tokens),
                 }
             )
     return results
@@ -98,7 +107,7 @@ def mask_share(batch: int, length: int, repeats: int) -> dict[str, Any]:
     model, processor = midsize.build_model()
     model.resize_token_embeddings(LOGITS, mean_resizing=False)
     model.to(device).eval()
-    task = value_tokens(get_task("age"))
+    task = value_tokens(get_task("age"), "codi")  # without tags nothing is masked
     tokens = attach(model, processor, task.codi_vocabulary)
     ids = torch.randint(300, (batch, length), device=device)
     ids[: batch // 2, -2] = tokens.open_id
@@ -151,16 +160,16 @@ def main() -> None:
         mask = mask_share(arguments.batch, arguments.length, arguments.repeats)
         for row in answers:  # a step a token
             row["digits_ms"] = row["digits_tokens"] * mask["step_ms"]
-            row["gor_ms"] = row["gor_tokens"] * (mask["step_ms"] + mask["mask_ms"])
+            row["codes_ms"] = row["codes_tokens"] * (mask["step_ms"] + mask["mask_ms"])
     if arguments.json:
         print(json.dumps({"answers": answers, "mask": mask}))
         return
     table = Table(title="Tokens of a perfect answer")
-    for name in ("task", "images", "digits", "value tokens", "a number in digits", "in value tokens"):
+    for name in ("task", "images", "digits", "value tokens", "CoDi's", "a number in digits", "value tokens", "CoDi's"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for row in answers:
-        numbers = ("digits_tokens", "gor_tokens", "digits_per_value", "gor_per_value")
-        table.add_row(row["task"], str(row["images"]), *(f"{row[name]:.1f}" for name in numbers))
+        numbers = [f"{row[f'{kind}_{of}']:.1f}" for of in ("tokens", "per_value") for kind in KINDS]
+        table.add_row(row["task"], str(row["images"]), *numbers)
     table.caption = (
         f"mask {mask['mask_ms']:.2f} ms beside a decode step of {mask['step_ms']:.1f} ms, batch {mask['batch']}: "
         f"{mask['mask_share']:.1%} ({mask['device']})"

@@ -32,7 +32,7 @@ class Run:
     script: Path | None
     arguments: tuple[str, ...]
     start: "Run | None" = None
-    decode: str = "greedy"
+    decode: str | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Run:
     def command(self) -> str:
         """What is executed, in words that change when the run does: its configuration's content, and the run that it
         starts from, included."""
-        done = self.script.stem if self.script is not None else f"evaluate {self.decode}"
+        done = self.script.stem if self.script is not None else f"evaluate {self.decode or 'greedy'}"
         before = "" if self.start is None else f"{self.start.command} | "
         config = Path(self.arguments[1])
         content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)

@@ -16,7 +16,8 @@ class Row:
             itself.
         prompts_of: Recipes whose prompts are added up for this row's `num_prompts`.
         steps_of: Recipes whose steps are added up for this row's `max_steps`.
-        decode: How a row that trains nothing reads numbers, as [`evaluate`][rarl.evaluation.protocol.evaluate] has it.
+        decode: How a row that trains nothing reads numbers, as [`evaluate`][rarl.evaluation.protocol.evaluate] has it;
+            `None` for its default: medians of value tokens, digits greedily.
         as_recipe: Recipe whose settings of generation and whose lengths it has, if not its own.
     """
 
@@ -26,7 +27,7 @@ class Row:
     start: str | None = None
     prompts_of: tuple[str, ...] = ()
     steps_of: tuple[str, ...] = ()
-    decode: str = "greedy"
+    decode: str | None = None
     as_recipe: str | None = None
 
 
@@ -48,7 +49,7 @@ class Setting:
 ALL_REWARDS = ("--rewards", "regression", "length", "consistency", "accuracy", "format")
 BOTH_STAGES = ("rarl_stage1", "rarl_stage2")
 
-ROWS: dict[str, Row] = {
+DIGIT_ROWS: dict[str, Row] = {
     "cold_start": Row("cold start"),
     "sft": Row("SFT", "sft"),
     "sft_all": Row("SFT, all prompts", "sft", prompts_of=("sft", "rarl_stage2")),
@@ -89,9 +90,32 @@ ROWS: dict[str, Row] = {
     "sft_rarl_median": Row("SFT → RARL, median, sorted", start="sft_rarl", decode="median"),
     "sft_exact_median": Row("SFT → RARL, credit exact, median, sorted", start="sft_exact", decode="median"),
 }
-"""All rows by name: the one place in which a new one is entered."""
+"""Rows that write digits, by name: those of a comparison for which none are named."""
+
+FROM_TOKENS = ("--learning_rate", "2e-4", "--temperature", "0.8", "--max_completion_length", "160")
+
+TOKEN_ROWS: dict[str, Row] = {
+    "digits": Row("digits", "sft", prompts_of=("gor_sft",)),
+    "digits_median": Row("digits, median, sorted", start="digits", decode="median"),
+    "tokens": Row("value tokens, median, sorted", "gor_sft"),
+    "tokens_greedy": Row("value tokens", start="tokens", decode="greedy"),
+    "tokens_codi": Row("value tokens of CoDi, median, sorted", "gor_sft", ("--gor_vocabulary", "codi")),
+    "tokens_distance": Row(
+        "value tokens, Wasserstein loss, median, sorted",
+        "gor_sft",
+        ("--number_loss", "wasserstein", "--number_weight", "0.3"),
+    ),
+    "tokens_dpo": Row("value tokens → DPO, median, sorted", "gor_dpo", start="tokens"),
+    "tokens_rarl": Row("value tokens → RARL, median, sorted", "rarl_stage2", FROM_TOKENS, start="tokens"),
+}
+"""Rows that compare value tokens with digits, by name."""
+
+ROWS = {**DIGIT_ROWS, **TOKEN_ROWS}
+"""All rows by name: a new one is entered in one of the two."""
 
 _FRACTIONS = {"rarl_stage1": ("--max_completion_length", "40"), "rarl_stage2": ("--max_completion_length", "144")}
+
+_AREAS = ("--num_images", "1", "2")
 
 SETTINGS: dict[str, Setting] = {
     "count_noisy": Setting("count, noisy labels (σ 2)", ("--task", "count", "--rater_noise", "2")),
@@ -103,6 +127,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "brightness": Setting(
         "brightness, exact labels", ("--task", "brightness", "--eval_max_new_tokens", "160"), _FRACTIONS
+    ),
+    "area": Setting(
+        "area, exact labels",
+        ("--task", "area", "--size", "6400", "--eval_num_images", "1", "2", "--eval_max_new_tokens", "80"),
+        {recipe: _AREAS for recipe in ("sft", "gor_sft", "gor_dpo", "rarl_stage2")},
     ),
     "count_hard": Setting(
         "count, exact labels, hard start (δ 1, temperature 0.5)",

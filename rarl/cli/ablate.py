@@ -20,7 +20,7 @@ def ablate(
     settings: Annotated[
         str, typer.Option(help="Data, by name, with commas; a name of your own wants arguments of its data behind --.")
     ] = "count_noisy",
-    rows: Annotated[str, typer.Option(help="Rows, by name, with commas; all if not given.")] = "",
+    rows: Annotated[str, typer.Option(help="Rows, by name, with commas; all that write digits if not given.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2,3,4",
     model: Annotated[str, typer.Option(help="Which configurations of the recipes, such as qwen2_5_vl_3b.")] = "tiny",
     reference: Annotated[
@@ -39,14 +39,14 @@ def ablate(
     from gor_head.output import check_output_folder
     from rarl.ablation.plan import plan
     from rarl.ablation.plots import plot_learning, plot_results
-    from rarl.ablation.rows import ROWS
+    from rarl.ablation.rows import DIGIT_ROWS
     from rarl.ablation.run import RESULTS, run_all
     from rarl.ablation.summary import markdown
 
     numbers = names(seeds)
     if not all(each.isascii() and each.isdecimal() for each in numbers):
         raise ValueError(f"seeds: wanted whole numbers with commas, such as 0,1,2, got {seeds!r}.")
-    chosen = names(rows) or list(ROWS)
+    chosen = names(rows) or list(DIGIT_ROWS)
     if reference is not None and reference not in chosen:
         raise ValueError(f"reference: wanted one of the rows {', '.join(chosen)}, got {reference!r}.")
     runs = plan(
