@@ -48,9 +48,7 @@ def value_tokens(task: OrdinalTask, kind: str, seed: int = 0) -> OrdinalTask:
     grid = GRIDS[task.name]
     labels = np.round(np.round(labels.clip(task.minimum, task.maximum) / grid) * grid, 2)
     if kind == "codes":
-        return task.with_vocabulary(
-            CoDiVocabulary.for_language_model(labels, maximum=task.maximum, resolution=grid)
-        )
+        return task.with_vocabulary(CoDiVocabulary.for_language_model(labels, maximum=task.maximum, resolution=grid))
     return task.with_vocabulary(CoDiVocabulary.fit([*labels, task.maximum], resolution=grid))
 
 
@@ -110,6 +108,7 @@ def mask_share(batch: int, length: int, repeats: int) -> dict[str, Any]:
     task = value_tokens(get_task("age"), "codi")  # without tags nothing is masked
     tokens = attach(model, processor, task.codi_vocabulary)
     ids = torch.randint(300, (batch, length), device=device)
+    assert tokens.open_id is not None
     ids[: batch // 2, -2] = tokens.open_id
     ids[: batch // 2, -1] = tokens.ids[-1]
     cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
@@ -138,9 +137,7 @@ def mask_share(batch: int, length: int, repeats: int) -> dict[str, Any]:
 def legal_equals_vocabulary(processor: ValueTokenLogits, tokens: ValueTokens, ids: Any, scores: Any) -> bool:
     """Exactness: what the mask leaves inside a code is what `gor_head.intervals.legal_ids` says."""
     first = tokens.vocabulary.values.tolist().index(float(tokens.vocabulary.values[-1]))
-    wanted = {
-        tokens.end_id if token == 2 else tokens.ids[token - 3] for token in legal_ids(tokens.vocabulary, [first])
-    }
+    wanted = {tokens.end_id if token == 2 else tokens.ids[token - 3] for token in legal_ids(tokens.vocabulary, [first])}
     left = processor(ids[:1], scores[:1])[0].isfinite().nonzero().flatten().tolist()
     return set(left) == wanted
 

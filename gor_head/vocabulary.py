@@ -176,9 +176,7 @@ class CoDiVocabulary:
         if strict_paper:
             found = fit_strictly(labels, **settings)
         else:
-            found = fit(
-                labels, initializer=initializer, codi_update=codi_update, mean_length=mean_length, **settings
-            )
+            found = fit(labels, initializer=initializer, codi_update=codi_update, mean_length=mean_length, **settings)
         chosen: dict[str, Any] = {"initializer": initializer, "q": q, "beta": beta, "exact": exact}
         chosen |= {"mean_length": mean_length, "codi_update": codi_update, "strict_paper": strict_paper}
         return cls(

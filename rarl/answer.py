@@ -141,8 +141,8 @@ def parse_answer(text: str, num_images: int) -> Answer:
     strings that spell a decimal number in ASCII digits (`"17"`, `" 2.5e1 "`, not `"1_000"`, `"17 years"` or full-width
     digits). Booleans, NaN and infinities are no numbers. Other keys of an item are ignored. A value outside the range
     of a task is valid: its distance from the truth is what punishes it. A number may be written in value tokens,
-    `<gor><+50><+8></gor>` or `<=58>`, with or without quotes (see `gor_head.vlm`). Blanks and a code fence around the list are
-    ignored; words around it are not.
+    `<gor><+50><+8></gor>` or `<=58>`, with or without quotes (see `gor_head.vlm`). Blanks and a code fence around the
+    list are ignored; words around it are not.
 
     Raises:
         ValueError: If `num_images` is less than 1. Never because of the text.

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Digits against value tokens on the embedded default: SFT in digits, SFT in value tokens, then DPO, then RARL stage 2.
+# Digits against value tokens where numbers are wide (TASK=count where they are not): SFT in either, then DPO, and RARL.
 set -euo pipefail
 out=outputs/demo-gor
 seed=${SEED:-0}
-mkdir -p "$out"
-launch() { accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "$@" --seed "$seed"; }
+task=${TASK:-area}
+case $task in
+    area | count) ;;
+    *) echo "TASK: wanted area or count, got $task" >&2; exit 2 ;;
+esac
+rows=digits,tokens_greedy,tokens,tokens_dpo,tokens_rarl
+runs=$out/$task/seed$seed
 
-launch recipes/sft.py --output_dir "$out/digits_sft" --num_prompts 4560
-launch recipes/gor_sft.py --output_dir "$out/gor_sft"
-launch recipes/gor_dpo.py --output_dir "$out/gor_dpo" --adapter "$out/gor_sft"
-launch recipes/rarl_stage2.py --output_dir "$out/gor_rarl" --adapter "$out/gor_dpo" \
-    --max_completion_length 160 --eval_max_new_tokens 160 --num_images 1 2 4 --num_prompts 480 --max_steps 60 \
-    --learning_rate 2e-4 --temperature 0.8
-rarl report --run "digits_sft=$out/digits_sft" --run "gor_sft=$out/gor_sft" --run "gor_dpo=$out/gor_dpo" \
-    --run "gor_rarl=$out/gor_rarl" --curves "RARL=$out/gor_rarl" --output "$out"
+rarl ablate --output "$out" --settings "$task" --seeds "$seed" --rows "$rows" --reference tokens \
+    --jobs "$(( $(nproc) > 1 ? 2 : 1 ))"
+rarl report --run "digits=$runs/digits" --run "tokens=$runs/tokens" --run "tokens_dpo=$runs/tokens_dpo" \
+    --run "tokens_rarl=$runs/tokens_rarl" --curves "RARL=$runs/tokens_rarl" --output "$out"

@@ -41,7 +41,9 @@ class GoRDPOConfig(DPOConfig):
     gap: float = field(default=0.0, metadata={"help": "Least difference of the errors of a pair, in label units."})
     pairs: str = field(
         default="numbers",
-        metadata={"help": "'numbers': the truth and one wrong number, compared alone; 'answers': two whole candidates."},
+        metadata={
+            "help": "'numbers': the truth and one wrong number, compared alone; 'answers': two whole candidates."
+        },
     )
     own_answer: bool = field(
         default=False, metadata={"help": "Whether the perfect answer is the chosen one of a pair of answers."}
@@ -66,7 +68,9 @@ class GoRDPOConfig(DPOConfig):
         for name in unused.get(self.pairs, ()):
             value = getattr(self, name)
             if value:
-                raise ValueError(f"{name}: has no effect on pairs of {self.pairs}; wanted no such argument, got {value}.")
+                raise ValueError(
+                    f"{name}: has no effect on pairs of {self.pairs}; wanted no such argument, got {value}."
+                )
 
 
 def main() -> None:

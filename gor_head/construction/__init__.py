@@ -1,4 +1,4 @@
-"""Construction of a vocabulary: initial tokens (quantile, manual, binary, place values, all labels), closure, pruning by CoDi."""
+"""Construction of a vocabulary: initial tokens (by quantile, manual, binary, place values, labels), closure, CoDi."""
 
 from gor_head.construction.binary import binary_tokens
 from gor_head.construction.closure import close, with_tail

@@ -110,6 +110,8 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
     """TRL's DPOTrainer on pairs that differ in one number.
 
     Args:
+        model: As `DPOTrainer` takes it.
+        processing_class: The processor of the model, with the value tokens.
         tokens: Value tokens of the model.
         margin: Offset of a pair's loss, times the distance of its two numbers in units of `margin_scale`: the further
             off the rejected number is, the larger a margin is wanted (arXiv:2402.10571). 0 is plain DPO. The rewards of
@@ -123,7 +125,9 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
 
     def __init__(
         self,
-        *args: Any,
+        model: Any,
+        *,
+        processing_class: Any,
         tokens: ValueTokens,
         margin: float = 0.0,
         margin_scale: float = 1.0,
@@ -131,13 +135,13 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
         row_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        collator = NumberPreferenceCollator(kwargs.get("processing_class"), tokens=tokens)
-        super().__init__(*args, data_collator=collator, **kwargs)
+        kwargs["data_collator"] = NumberPreferenceCollator(processing_class, tokens=tokens)
+        super().__init__(model, processing_class=processing_class, **kwargs)
         self.tokens, self.margin, self.margin_scale = tokens, margin, margin_scale
         self.row_learning_rate = row_learning_rate
-        model = self.accelerator.unwrap_model(self.model)
-        mend_token_rows(model)
-        self.add_callback(MovedRows(model))
+        policy = self.accelerator.unwrap_model(self.model)
+        mend_token_rows(policy)
+        self.add_callback(MovedRows(policy))
         self.add_callback(FallenLikelihood(chosen_fall, self.beta))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

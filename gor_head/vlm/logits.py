@@ -47,7 +47,9 @@ class CodeMask:
             Whether each row is inside a code, bool `[n]`; and which of `columns` are allowed, bool `[n, 1 + V]`.
         """
         if self.tagless:
-            return ids.new_zeros(len(ids), dtype=torch.bool), ids.new_ones(len(ids), len(self.columns), dtype=torch.bool)
+            return ids.new_zeros(len(ids), dtype=torch.bool), ids.new_ones(
+                len(ids), len(self.columns), dtype=torch.bool
+            )
         inside, state = self.state(ids)
         legal = self.intervals.legal_tokens(state)[:, EOS:]
         return inside, legal & inside[:, None]

@@ -1,7 +1,7 @@
 """Training the rows of value tokens: a learning rate of their own, steps in which only they learn, and a check that
 they do."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -43,8 +43,8 @@ class MovedRows(TrainerCallback):
         self._before = {}
         if still:
             raise RuntimeError(
-                f"value tokens: after {state.global_step} steps {still[0]} is what it was; wanted rows that are trained, got "
-                "a learning rate of 0, or an optimizer without them."
+                f"value tokens: after {state.global_step} steps {still[0]} is what it was; wanted rows that are "
+                "trained, got a learning rate of 0, or an optimizer without them."
             )
 
 
@@ -65,7 +65,8 @@ class RowTraining(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         optimizer = super().create_optimizer(model)
-        rows = {id(each) for each in row_parameters(self.model if model is None else model).values()}
+        trained = cast(nn.Module, self.model if model is None else model)
+        rows = {id(each) for each in row_parameters(trained).values()}
         for group in list(optimizer.param_groups):
             taken = [each for each in group["params"] if id(each) in rows]
             if not taken:

@@ -14,7 +14,6 @@ from gor_head.numbers import write_number
 from gor_head.text import OPEN, end_name, token_names
 from gor_head.vocabulary import EOS, FIRST_VALUE, PAD, CoDiVocabulary
 
-
 Context = tuple[str, str]
 """What stands before and behind a number in a text that a model writes."""
 

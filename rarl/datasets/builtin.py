@@ -73,7 +73,7 @@ def render_area(value: float, rng: np.random.Generator) -> Image.Image:
 RENDERERS = {"count": render_count, "brightness": render_brightness, "area": render_area}
 
 AREA_LOGARITHM = (4.8, 1.1)
-"""Mean and standard deviation of the logarithm of an area: half of them are under 122 pixels, one in fifty over 1 160."""
+"""Mean and standard deviation of the logarithm of an area: half are under 122 pixels, one in fifty over 1 160."""
 
 
 def draw_values(task: OrdinalTask, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -90,8 +90,8 @@ class BuiltinSource(ImageSource):
 
     Value and image `i` depend on `(task, seed, i)` alone, so a larger source begins with the images of a smaller one.
     Values are uniform over the task's range (whole numbers for `count`, multiples of 0.01 for `brightness`), or have a
-    long tail (`area`, whole numbers, log-normal). With `rater_noise`, the labels that training sees are means of noisy votes, drawn once an image, and depend on `raters`
-    and the noise too; tests go by the values.
+    long tail (`area`, whole numbers, log-normal). With `rater_noise`, the labels that training sees are means of noisy
+    votes, drawn once an image, and depend on `raters` and the noise too; tests go by the values.
 
     Args:
         task: `"count"`, `"brightness"` or `"area"`.

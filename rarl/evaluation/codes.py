@@ -68,7 +68,7 @@ def code_processors(
     Args:
         processor: The processor of the model.
         task: Without a vocabulary nothing is processed; with one, codes are legal.
-        decode: `"greedy"`, the likeliest legal token; `"median"`, the median of the model's distribution at each number.
+        decode: `"greedy"`, the likeliest legal token; `"median"`, the median of the distribution at each number.
         level: Another quantile instead of the median, in 0..1.
         number: Which number of an answer has this level, from 0, the others being medians; None: all of them.
 

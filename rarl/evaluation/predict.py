@@ -55,8 +55,8 @@ def predict(
     decode: CodeDecode | None = None,
     interval: float | None = None,
 ) -> Prediction:
-    """Ask a model for `task` on some images in one prompt, greedily; numbers in value tokens are medians, if `decode` is
-    not "greedy".
+    """Ask a model for `task` on some images in one prompt, greedily; numbers in value tokens are medians unless
+    `decode` is "greedy".
 
     With `interval`, such as 0.9, the model answers twice more for each image: with the number that it writes first of
     this image at the lower and at the upper quantile of its distribution, all others at the median. What it then says

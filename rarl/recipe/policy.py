@@ -11,8 +11,8 @@ from gor_head.vlm import ValueTokens, add_tokens, attach
 from gor_head.vlm.checkpoint import add_adapter
 from rarl import models, tiny
 from rarl.lora import language_lora_targets
-from rarl.recipe.arguments import RecipeArguments
 from rarl.prompt import number_contexts
+from rarl.recipe.arguments import RecipeArguments
 from rarl.recipe.settings import check_policy
 from rarl.task import OrdinalTask
 

@@ -139,6 +139,4 @@ def number_pair(
     told = [*values[:image], number, *values[image + 1 :]]
     # The list stays that of the truth: the pair differs in one code.
     rejected = build_completion(values, task, reasoning=list_reasoning(told, task))
-    return Candidate(build_completion(values, task), 0.0, None), Candidate(
-        rejected, abs(number - values[image]), None
-    )
+    return Candidate(build_completion(values, task), 0.0, None), Candidate(rejected, abs(number - values[image]), None)

@@ -23,7 +23,10 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("eval_batch_size", "eval_max_new_tokens", "task_tolerance", "raters"), POSITIVE),
     **dict.fromkeys(("eval_prompts", "min_gap", "split_seed", "num_images_weights", "seed", "data_seed"), NOT_NEGATIVE),
     **dict.fromkeys(("rater_noise", "virtual_rewards", "dynamic_sampling"), NOT_NEGATIVE),
-    **dict.fromkeys(("weight_regression", "weight_ranking", "weight_format", "number_weight", "gap", "margin", "chosen_fall"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("weight_regression", "weight_ranking", "weight_format", "number_weight", "gap", "margin", "chosen_fall"),
+        NOT_NEGATIVE,
+    ),
     **dict.fromkeys(("beams", "preference_batch_size", "max_completion_length", "temperature"), POSITIVE),
     **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"), POSITIVE),
     **dict.fromkeys(("num_generations", "generation_batch_size", "steps_per_generation", "num_iterations"), POSITIVE),

@@ -111,7 +111,18 @@ def test_vocabulary(ages: Path, tmp_path: Path) -> None:
 
 def test_vocabulary_with_short_codes(ages: Path, tmp_path: Path) -> None:
     image = tmp_path / "pruning.png"
-    flags = ["--initializer", "place", "--beta", "0", "--mean-length", "2", "--exact", "--plot-pruning", image, "--json"]
+    flags = [
+        "--initializer",
+        "place",
+        "--beta",
+        "0",
+        "--mean-length",
+        "2",
+        "--exact",
+        "--plot-pruning",
+        image,
+        "--json",
+    ]
     summary = json.loads(succeed("vocabulary", ages, *flags))
     expected = CoDiVocabulary.fit(
         [3, 21, 30, 34, 58, 58, 60, 71], initializer="place", beta=0, mean_length=2, exact=True

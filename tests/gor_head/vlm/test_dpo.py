@@ -84,9 +84,7 @@ def test_pairs_differ_in_one_code_of_the_reasoning(form: str) -> None:
     assert pair is not None
     chosen, rejected = pair
     assert chosen.text == number_text([3, 7], task) and (chosen.error, rejected.error) == (0, 2)
-    assert rejected.text == chosen.text.replace(
-        f"Image 2: {task.format_value(7)}", f"Image 2: {task.format_value(5)}"
-    )
+    assert rejected.text == chosen.text.replace(f"Image 2: {task.format_value(7)}", f"Image 2: {task.format_value(5)}")
     assert number_pair(texts[:2], [3, 7], task, 0.0) is None
 
 
@@ -136,7 +134,7 @@ def test_loss_is_that_of_the_codes(form: str, margin: float, tmp_path: Path) -> 
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     model = trainer.accelerator.unwrap_model(trainer.model)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn_like(parameter)
     inputs = {name: value for name, value in batch.items() if name != "completion_mask"}

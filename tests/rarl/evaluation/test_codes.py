@@ -76,7 +76,9 @@ def test_value_tokens_are_read_as_medians(vocabulary: CoDiVocabulary) -> None:
         model, processor, rows, logits_processors=lambda: LogitsProcessorList([QuantileLogits(tokens)]), **settings
     )
     wanted = score({2: [sorted_by_reasoning(text, 2, task) for text in texts]}, {2: list(rows["values"])}, task)
-    assert seen["median"]["tau"] == wanted.to_json()["tau"] and seen["median"]["failures"] == wanted.to_json()["failures"]
+    assert (
+        seen["median"]["tau"] == wanted.to_json()["tau"] and seen["median"]["failures"] == wanted.to_json()["failures"]
+    )
 
 
 def test_intervals_want_one_image_prompts() -> None:

@@ -344,7 +344,11 @@ def run_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str
         ("levels_sft", ["--eval_max_new_tokens", "5"], "eval_max_new_tokens: answers are rated in words"),
         ("levels_sft", ["--num_images", "2"], "num_images: images are rated one by one"),
         ("gor_sft", ["--loss_type", "dft"], "loss_type: wanted nll beside the loss of numbers, got dft"),
-        ("gor_sft", ["--number_weight", "0", "--number_loss", "squared"], "number_loss: has no effect with number_weight"),
+        (
+            "gor_sft",
+            ["--number_weight", "0", "--number_loss", "squared"],
+            "number_loss: has no effect with number_weight",
+        ),
         ("gor_dpo", ["--own_answer", "true"], "own_answer: has no effect on pairs of numbers"),
         ("gor_dpo", ["--pairs", "answers", "--margin", "1"], "margin: has no effect on pairs of answers"),
         ("gor_dpo", ["--pairs", "answers", "--chosen_fall", "2"], "chosen_fall: has no effect on pairs of answers"),
