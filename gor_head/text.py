@@ -12,8 +12,11 @@ from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
 
 OPEN, CLOSE = "<gor>", "</gor>"
 _DECIMAL = r"[0-9]+(?:\.[0-9]+)?"
-_TOKEN = re.compile(rf"<\+({_DECIMAL})>")
-_CODE = re.compile(rf"{OPEN}((?:<\+{_DECIMAL}>)*){CLOSE}|<=({_DECIMAL})>")
+_TOKEN = re.compile(rf"<[+=]({_DECIMAL})>")
+CODE_PATTERN = rf"{OPEN}(?:<\+{_DECIMAL}>)*{CLOSE}|<={_DECIMAL}>"
+"""Regular expression of a whole code, without groups."""
+
+_CODE = re.compile(CODE_PATTERN)
 
 
 def token_names(vocabulary: CoDiVocabulary) -> list[str]:
@@ -57,7 +60,7 @@ def codes_to_numbers(text: str) -> str:
     '{"value": 58}, {"value": 58}'
     ```
     """
-    return _CODE.sub(lambda match: match[2] or _decimal(sum(map(Decimal, _TOKEN.findall(match[1])), Decimal(0))), text)
+    return _CODE.sub(lambda match: _decimal(sum(map(Decimal, _TOKEN.findall(match[0])), Decimal(0))), text)
 
 
 def _decimal(value: float | Decimal) -> str:

@@ -27,10 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gor_head.numbers import read_number
+from gor_head.text import CODE_PATTERN, codes_to_numbers
 from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, VALUE_KEY
 
-_NUMBER = r"([+-]?[0-9.]+)"  # no exponent: that there is none would show two characters later only
-_STATED = re.compile(rf'Image ([0-9]{{1,4}}): {_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}": {_NUMBER}')
+# In digits, without an exponent: that there is none would show two characters later only. Or in value tokens, which
+# take the blank before them along.
+_NUMBER = rf"(?: ([+-]?[0-9.]+)| ?({CODE_PATTERN}))"
+_STATED = re.compile(rf'Image ([0-9]{{1,4}}):{_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}":{_NUMBER}')
 
 
 class Statement(NamedTuple):
@@ -63,10 +66,11 @@ def find_statements(text: str, num_images: int) -> list[Statement]:
     found: list[Statement] = []
     seen: set[tuple[int, bool]] = set()
     for match in _STATED.finditer(text):
-        listed = match[3] is not None
+        listed = match[4] is not None
         inside = text.rfind(ANSWER_OPEN, 0, match.start()) > text.rfind(ANSWER_CLOSE, 0, match.start())
-        image, written = (int(match[3]), 4) if listed else (int(match[1]), 2)
-        value = read_number(match[written])
+        image, digits = (int(match[4]), 5) if listed else (int(match[1]), 2)
+        written = digits if match[digits] is not None else digits + 1
+        value = read_number(codes_to_numbers(match[written]))
         if value is None or listed != inside or not 1 <= image <= num_images or (image, listed) in seen:
             continue
         seen.add((image, listed))

@@ -1,13 +1,11 @@
 """How numbers in value tokens are decoded while a model answers."""
 
-import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from transformers import LogitsProcessorList
 
-from gor_head.text import codes_to_numbers
-from rarl.answer_format import THINK_CLOSE
+from rarl.credit import find_statements
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 
@@ -17,8 +15,6 @@ CodeDecode = Literal["greedy", "median"]
 Decode = Literal["greedy", "mode", "median", "mean", "sampled_median"]
 """How numbers are read; those in digits in all these ways, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
 """
-
-_REASONED = re.compile(r"Image ([0-9]{1,4}): ?([0-9]+(?:\.[0-9]+)?)(?![0-9.])")
 
 
 def chosen_decode(decode: Decode | None, task: OrdinalTask) -> Decode:
@@ -103,9 +99,7 @@ def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
         num_images: Number of images in its prompt.
         task: Says how values are written.
     """
-    stated: dict[int, float] = {}
-    for image, number in _REASONED.findall(codes_to_numbers(text.partition(THINK_CLOSE)[0])):
-        stated.setdefault(int(image), float(number))
+    stated = {each.image: each.value for each in find_statements(text, num_images) if not each.listed}
     if not all(image in stated for image in range(1, num_images + 1)):
         return text
     return build_completion([stated[image] for image in range(1, num_images + 1)], task)

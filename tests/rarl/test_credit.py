@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gor_head import CoDiVocabulary
 from rarl import tiny
 from rarl.advantages import leave_one_out
 from rarl.answer_format import write_completion, write_list
@@ -68,6 +69,8 @@ TEXTS = [
     write_completion("Image 1: 3, Image 2: 10", '[{"image_id": 1, "value": 3}, {"image_id": 2, "value": 10}]'),
     write_completion("Image 1: 3", '[{"image_id": 2, "value": 7}, oops]') + "<answer>more</answer>",
     '<think>Image 2: 1</think><answer>[{"image_id": 1, "value": 31}<answer>[{"image_id": 1, "value": 3}]</answer>',
+    '<think>Image 1:<=3>, Image 2: <=1></think><answer>[{"image_id": 1, "value":<=3>}, {"image_id": 2, "value": <=0>}]',
+    "<think>Image 1:<gor><+5><+2></gor>, Image 2: <gor></gor></think><answer>[]</answer>",
 ]
 
 
@@ -78,6 +81,21 @@ def test_what_is_stated_does_not_depend_on_what_follows(text: str) -> None:
     for cut in range(len(text)):
         settled = [each for each in find_statements(text[:cut], 2) if each.end < cut]
         assert settled == [each for each in whole if each.end < cut]
+
+
+@pytest.mark.parametrize(
+    "vocabulary", [CoDiVocabulary.for_language_model(range(11)), CoDiVocabulary([1, 4], tolerance=0)]
+)
+def test_numbers_in_value_tokens_are_stated_as_those_in_digits(vocabulary: CoDiVocabulary) -> None:
+    """With the blank before them or, as they are decoded, without."""
+    text = build_completion([7, 0, 10], TASK)
+    coded = build_completion([7, 0, 10], TASK.with_vocabulary(vocabulary))
+    wanted = [(each.image, each.value, each.listed) for each in find_statements(text, 3)]
+    assert len(wanted) == 6
+    for written in (coded, coded.replace(": <", ":<")):
+        assert [(each.image, each.value, each.listed) for each in find_statements(written, 3)] == wanted
+        assert all(written[each.start] == "<" and written[each.end - 1] == ">" for each in find_statements(written, 3))
+    assert find_statements(text.replace("Image 1: 7", "Image 1:7"), 3)[0].image == 2, "digits have a blank before them"
 
 
 answers = st.integers(1, 5).flatmap(
