@@ -83,6 +83,11 @@ def main() -> None:
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments)
         task = data.source.task
+        if training_args.pairs == "numbers" and task.vocabulary is None:
+            raise ValueError(
+                f"pairs: {arguments.adapter} writes digits, and pairs of numbers want value tokens; wanted answers, got "
+                "numbers."
+            )
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
         preferences = Path(training_args.output_dir) / "preferences"

@@ -25,13 +25,19 @@ def smallest_base(largest: int, size: int) -> tuple[int, int]:
         size: The largest number of tokens, at least 2.
 
     Returns:
-        The base, and how many places it needs. If not even base 2 has few enough tokens, base 2.
+        The base, and how many places it needs.
+
+    Raises:
+        ValueError: If not even base 2 has few enough tokens.
     """
     for places in range(1, largest.bit_length() + 1):
         base = max(2, _root(largest, places))
-        if len(place_tokens(largest, base)) <= size:
+        top = base ** (places - 1)
+        if (places - 1) * (base - 1) + largest // top <= size:
             return base, places
-    return 2, largest.bit_length()
+    raise ValueError(
+        f"size: wanted at least {largest.bit_length()} tokens for numbers up to {largest} steps of the grid, got {size}."
+    )
 
 
 def _root(largest: int, places: int) -> int:

@@ -11,11 +11,14 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from gor_head.versions import check_versions
 from gor_head.vlm.repairs import mend_token_rows
-from gor_head.vlm.rows import MovedRows, RowTraining
+from gor_head.vlm.rows import RowTraining
 from gor_head.vlm.tokens import ValueTokens
 from gor_head.vocabulary import EOS
 
 check_versions("trl")
+
+WITH_MARGIN = ("sigmoid", "hinge", "robust", "exo_pair")
+"""Losses of TRL that are functions of β·Δ."""
 
 
 def differing_codes(ids: Tensor, mask: Tensor, tokens: ValueTokens) -> Tensor:
@@ -114,13 +117,18 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
         processing_class: The processor of the model, with the value tokens.
         tokens: Value tokens of the model.
         margin: Offset of a pair's loss, times the distance of its two numbers in units of `margin_scale`: the further
-            off the rejected number is, the larger a margin is wanted (arXiv:2402.10571). 0 is plain DPO. The rewards of
-            rejected answers in the log have the offset added.
+            off the rejected number is, the larger a margin is wanted (arXiv:2402.10571). 0 is plain DPO. In the log
+            rewards of rejected answers have the offset added, and margins and accuracies are by those.
         margin_scale: Unit of the distance in label units, for example the standard deviation of the labels.
         chosen_fall: Training ends when the chosen numbers have become less likely by more than this, in nats; see
             [`FallenLikelihood`][gor_head.vlm.dpo.FallenLikelihood].
         row_learning_rate: Learning rate of the value tokens' rows; that of everything else if `None`.
         kwargs: Further arguments of `DPOTrainer`.
+
+    Raises:
+        ValueError: If there is a `data_collator`, the data have no images, or there is a margin beside losses that are
+            no function of β·Δ.
+        RuntimeError: In training, if rows that are to be trained stay as they are.
     """
 
     def __init__(
@@ -135,13 +143,22 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
         row_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs["data_collator"] = NumberPreferenceCollator(processing_class, tokens=tokens)
+        if kwargs.get("data_collator") is not None:
+            raise ValueError("data_collator: pairs of numbers have their own; wanted none, got one.")
         super().__init__(model, processing_class=processing_class, **kwargs)
+        if not isinstance(self.data_collator, DataCollatorForVisionPreference):
+            raise ValueError("train_dataset: wanted pairs about images, in a column 'images', got none.")
+        self.data_collator = NumberPreferenceCollator(**vars(self.data_collator), tokens=tokens)
+        losses = set(self.loss_types) - {"sft"}
+        if margin and not (self.beta > 0 and losses and losses <= set(WITH_MARGIN)):
+            raise ValueError(
+                f"margin: wanted a beta above 0 and a loss among {', '.join(WITH_MARGIN)} (beside sft), got beta="
+                f"{self.beta} and {', '.join(self.loss_types)}."
+            )
         self.tokens, self.margin, self.margin_scale = tokens, margin, margin_scale
         self.row_learning_rate = row_learning_rate
-        policy = self.accelerator.unwrap_model(self.model)
-        mend_token_rows(policy)
-        self.add_callback(MovedRows(policy))
+        mend_token_rows(self.accelerator.unwrap_model(self.model))
+        self.check_rows()
         self.add_callback(FallenLikelihood(chosen_fall, self.beta))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

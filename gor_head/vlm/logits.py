@@ -138,7 +138,7 @@ class QuantileLogits(ValueTokenLogits):
 
     Inside a code the token is the one whose part of the interval holds the level, as in
     [`gor_head.decoding.quantile`][gor_head.decoding.quantile]; outside, nothing but the mask. A number without tags
-    stands where the likeliest token is a number, and the distribution is that over numbers. Not for beams or sampling:
+    stands where numbers together are likelier than any other token, and the distribution is that over numbers. Not for beams or sampling:
     the level left over is kept row by row between the steps of one `generate`; make a new one for each call.
 
     Args:
@@ -160,7 +160,8 @@ class QuantileLogits(ValueTokenLogits):
         mask = self.mask(scores)
         if mask.tagless:
             masked = scores
-            begun = inside = torch.isin(scores.argmax(dim=1), mask.columns)
+            others = scores.index_fill(1, mask.columns, -torch.inf).max(dim=1).values
+            begun = inside = scores[:, mask.columns].float().logsumexp(dim=1) > others
         else:
             inside, _ = mask(input_ids)
             masked = mask.apply(input_ids, scores)

@@ -156,17 +156,17 @@ class PreferenceFile:
             len(self.lines), len(pairs), len(self.lines) - len(pairs), len(pairs) - len(readable), gaps
         )
 
-    def write_card(self, title: str) -> Path:
-        """A dataset card with the share of ties and the histogram of the error gaps."""
+    def write_card(self, title: str, text: str) -> Path:
+        """A dataset card with a title and a paragraph, the share of ties and the histogram of the error gaps."""
         found = self.statistics()
         share = found.ties / found.rows if found.rows else 0.0
-        text = [
+        lines = [
             "---",
             "tags: [preference, dpo, ordinal-regression]",
             "---",
             f"# {title}",
             "",
-            "Pairs of answers that a model proposed by beam search; the one nearer to the labels is preferred.",
+            text,
             "",
             f"- prompts: {found.rows}; pairs: {found.pairs}; ties skipped: {found.ties} ({share:.1%})",
             f"- rejected answers that cannot be read: {found.unreadable}",
@@ -178,7 +178,7 @@ class PreferenceFile:
             "",
         ]
         path = self.folder / CARD_FILE
-        path.write_text("\n".join(text), encoding="utf-8", errors="replace")
+        path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
         return path
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from gor_head.intervals import Intervals
 from gor_head.losses import huber
 from gor_head.vlm.repairs import give_heads_a_bias
-from gor_head.vlm.rows import MovedRows, RowTraining
+from gor_head.vlm.rows import RowTraining
 from gor_head.vlm.tokens import ValueTokens, check_lora
 from gor_head.vocabulary import EOS, PAD
 
@@ -138,7 +138,7 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
         self.number_scale, self.number_annealed = number_scale, number_annealed
         self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
         give_heads_a_bias(cast(nn.Module, self.model))
-        self.add_callback(MovedRows(cast(nn.Module, self.model)))
+        self.check_rows()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -155,7 +155,9 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
         count = (shifted != -100).sum() if num_items_in_batch is None else num_items_in_batch
         errors = self._errors(CodeSteps.of(logits, shifted, self.tokens))
         error = errors.sum() / max(1, len(errors))
-        loss = nll / count + self._weight() * error.to(nll.dtype) / self._parts(num_items_in_batch)
+        loss = self._ranks(num_items_in_batch) * nll / count + self._weight() * error.to(nll.dtype) / self._parts(
+            num_items_in_batch
+        )
         return (loss, outputs) if return_outputs else loss
 
     def _errors(self, steps: CodeSteps) -> Tensor:
@@ -168,6 +170,12 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
     def _weight(self) -> float:
         done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
         return self.number_weight * (1 - done)
+
+    def _ranks(self, num_items_in_batch: Any) -> int:
+        """Processes whose tokens are counted together, while their gradients are averaged."""
+        if num_items_in_batch is None or not self.args.average_tokens_across_devices:
+            return 1
+        return max(1, self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu)
 
     def _parts(self, num_items_in_batch: Any) -> int:
         """Micro-batches whose losses are added up to a step: a sum of means has to be a mean again."""

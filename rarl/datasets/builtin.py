@@ -42,8 +42,6 @@ def render_count(value: float, rng: np.random.Generator) -> Image.Image:
     """`value` white dots that do not touch, on a 56 x 56 image."""
     cells = [(row, column) for row in range(5) for column in range(5)]
     chosen = rng.permutation(len(cells))[: int(value)]
-    if int(value) > len(cells):
-        raise ValueError(f"The built-in count images hold at most {len(cells)} dots, got {write_number(value)}.")
     image = _ground(rng)
     for index in chosen:
         row, column = cells[index]
@@ -71,6 +69,9 @@ def render_area(value: float, rng: np.random.Generator) -> Image.Image:
 
 
 RENDERERS = {"count": render_count, "brightness": render_brightness, "area": render_area}
+
+LARGEST = {"count": 25, "brightness": 1, "area": int(np.pi * (IMAGE_SIZE / 2) ** 2)}
+"""The largest value that an image can show, by task; the smallest is 0."""
 
 AREA_LOGARITHM = (4.8, 1.1)
 """Mean and standard deviation of the logarithm of an area: half are under 122 pixels, one in fifty over 1 160."""
@@ -104,7 +105,7 @@ class BuiltinSource(ImageSource):
         raters: Votes about each image, one if not given; see [`rarl.datasets.raters`][rarl.datasets.raters].
 
     Raises:
-        ValueError: If the task has no renderer, the size or seed is out of range, the noise is negative, or there are
+        ValueError: If the task has no renderer or a range that images cannot show, the size or seed is out of range, the noise is negative, or there are
             raters without noise.
     """
 
@@ -125,6 +126,11 @@ class BuiltinSource(ImageSource):
             raise ValueError(f"raters: without rater_noise all say the same; wanted both, got raters={raters} alone.")
         if task.name not in RENDERERS:
             raise ValueError(f"No built-in images for task {task.name!r}; there are some for {', '.join(RENDERERS)}.")
+        if task.minimum < 0 or task.maximum > LARGEST[task.name]:
+            raise ValueError(
+                f"Built-in images of task {task.name!r} show values from 0 to {LARGEST[task.name]}, got a range of "
+                f"{write_number(task.minimum)} to {write_number(task.maximum)}."
+            )
         if size < 1 or seed < 0:
             raise ValueError(f"Built-in images need size >= 1 and seed >= 0, got size={size}, seed={seed}.")
         self.seed = seed

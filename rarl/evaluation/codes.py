@@ -1,10 +1,12 @@
 """How numbers in value tokens are decoded while a model answers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from transformers import LogitsProcessorList
 
+from rarl.answer import parse_answer
 from rarl.credit import find_statements
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
@@ -76,7 +78,9 @@ def code_processors(
         raise ValueError(f"decode: wanted greedy or median, got {decode!r}.")
     if task.vocabulary is None:
         if decode == "median":
-            raise ValueError(f"decode: a quantile wants numbers in value tokens, but task {task.name!r} writes digits.")
+            raise ValueError(
+                f"decode: medians, as the model goes on, want value tokens, but task {task.name!r} writes digits."
+            )
         return LogitsProcessorList
     from gor_head.vlm.logits import QuantileLogits, ValueTokenLogits
     from gor_head.vlm.tokens import ValueTokens
@@ -88,8 +92,8 @@ def code_processors(
 
 
 def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
-    """The answer whose list follows from the numbers that its reasoning states, ascending; as it is if the reasoning
-    leaves an image out.
+    """A readable answer with the list that follows from the numbers of its reasoning, ascending, in digits; the answer as
+    it is if it is unreadable, or its reasoning leaves an image out.
 
     Digits are read in the same way, see [`choose_answers`][rarl.evaluation.decoding.choose_answers]: what is compared
     are the numbers, not how well a model copies them into a list.
@@ -97,9 +101,13 @@ def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
     Args:
         text: An answer in value tokens.
         num_images: Number of images in its prompt.
-        task: Says how values are written.
+        task: The task.
     """
+    if not parse_answer(text, num_images).readable:
+        return text
     stated = {each.image: each.value for each in find_statements(text, num_images) if not each.listed}
     if not all(image in stated for image in range(1, num_images + 1)):
         return text
-    return build_completion([stated[image] for image in range(1, num_images + 1)], task)
+    # In digits, as they were said: not every number that may be written has a code.
+    digits = replace(task, vocabulary=None, integer=False)
+    return build_completion([stated[image] for image in range(1, num_images + 1)], digits)

@@ -210,11 +210,13 @@ class Decoded:
 
     Attributes:
         texts: An answer for each row.
+        written: What the model wrote, where `texts` are other answers that follow from it.
         unreadable_samples: How many sampled answers could not be read; 0 if none were sampled.
     """
 
     texts: list[str]
     unreadable_samples: int = 0
+    written: list[str] | None = None
 
 
 def write_values(values: Sequence[float | None], task: OrdinalTask) -> str:

@@ -88,9 +88,10 @@ def predict(
         )[0]
         for logits_processors in processors
     )
+    said = [text, *end_texts]
     if read == "median":
-        text = sorted_by_reasoning(text, len(images), task)
-    answer = parse_answer(text, len(images))
+        said = [sorted_by_reasoning(each, len(images), task) for each in said]
+    answer, *ends_said = (parse_answer(each, len(images)) for each in said)
     if not answer.readable:
         excerpt = text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
         raise ValueError(
@@ -98,6 +99,6 @@ def predict(
         )
     rank_of = {image_id: rank for rank, (image_id, _) in enumerate(answer.items, start=1)}
     ranks = [rank_of.get(number) for number in range(1, len(images) + 1)]
-    found = [parse_answer(end, len(images)).values()[index // 2] for index, end in enumerate(end_texts)]
+    found = [end.values()[index // 2] for index, end in enumerate(ends_said)]
     intervals = list(zip(found[::2], found[1::2], strict=True)) or None
     return Prediction(text, answer.values(), ranks, intervals)

@@ -215,14 +215,15 @@ def evaluate(
     def greedy(rows: Any, processors: Callable[[], LogitsProcessorList]) -> list[str]:
         return generate_answers(model, processor, rows, logits_processors=processors, **settings)
 
+    def sorted_texts(texts: list[str], rows: Any) -> list[str]:
+        if decode == "greedy":
+            return texts
+        return [sorted_by_reasoning(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)]
+
     def answer(rows: Any) -> Decoded:
         if task.vocabulary is not None:
             texts = greedy(rows, code_processors(processor, task, "median" if decode == "median" else "greedy"))
-            if decode == "median":
-                texts = [
-                    sorted_by_reasoning(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)
-                ]
-            return Decoded(texts)
+            return Decoded(sorted_texts(texts, rows), written=texts)
         if decode == "mode" or decode == "median" or decode == "mean":
             return Decoded(
                 choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
@@ -240,7 +241,10 @@ def evaluate(
         completions[num_images] = texts = decoded.texts
         unreadable[num_images] = decoded.unreadable_samples
         tokens[num_images] = mean(
-            [1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+            [
+                1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+                for text in decoded.written or texts
+            ]
         )
         values[num_images] = [list(truth) for truth in rows["values"]]
     report = replace(
@@ -250,6 +254,9 @@ def evaluate(
     )
     if interval is None:
         return report
-    low, high = ([parse_answer(text, 1).values()[0] for text in greedy(datasets[1], end)] for end in end_processors)
+    low, high = (
+        [parse_answer(text, 1).values()[0] for text in sorted_texts(greedy(datasets[1], end), datasets[1])]
+        for end in end_processors
+    )
     truths = [truth for [truth] in values[1]]
     return replace(report, interval=interval_report(low, high, truths, interval=interval))

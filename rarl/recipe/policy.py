@@ -93,7 +93,7 @@ def rollout_tokens(arguments: RecipeArguments, processor: Any, task: OrdinalTask
     """Value tokens that rollouts are constrained to with `gor_constrained`; `None` without.
 
     Raises:
-        ValueError: If the task writes digits.
+        ValueError: If the task writes digits, or its vocabulary has no codes that could be illegal.
     """
     if not arguments.gor_constrained:
         return None
@@ -101,5 +101,10 @@ def rollout_tokens(arguments: RecipeArguments, processor: Any, task: OrdinalTask
         raise ValueError(
             f"gor_constrained: task {task.name!r} writes digits; wanted an adapter of recipes/gor_sft.py, or "
             "gor_vocabulary."
+        )
+    if task.codi_vocabulary.tagless:
+        raise ValueError(
+            "gor_constrained: has no effect where every value token is a whole number; wanted no such argument, got "
+            "True."
         )
     return ValueTokens.of(processor, task.codi_vocabulary)

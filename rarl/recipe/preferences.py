@@ -22,6 +22,13 @@ from rarl.prompt import build_completion, list_reasoning
 from rarl.task import OrdinalTask
 
 
+PAIRS = {
+    "numbers": "Pairs of answers: the true one, and the same with one number as a model proposed it by beam search.",
+    "answers": "Pairs of answers that a model proposed by beam search; the one nearer to the labels is preferred.",
+}
+"""What pairs are, by how they are made."""
+
+
 def candidate(text: str, values: Sequence[float]) -> Candidate:
     """An answer with its mean absolute error over the images; infinite if a value is missing or nothing can be read."""
     answer = parse_answer(text, len(values))
@@ -78,7 +85,7 @@ def build_preferences(
         settings: What else the pairs depend on, such as the adapter; said in the card.
         beams: Candidates per prompt.
         gap: Difference of the errors that a pair has to exceed, in label units.
-        pairs: `"numbers"`: the perfect answer, and the same with one wrong number of a candidate in its reasoning.
+        pairs: `"numbers"`: the perfect answer, and the same whose reasoning has one wrong number of a candidate.
             `"answers"`: two candidates.
         own_answer: Whether the perfect answer is the chosen one of a pair of answers.
         batch_size: Prompts per batch.
@@ -112,18 +119,19 @@ def build_preferences(
             chosen = choose_pair(candidates, gap, perfect)
             everything = candidates if perfect is None else [*candidates, perfect]
             file.add(index, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
-    file.write_card(f"Preferences, task {task.name}")
+    file.write_card(f"Preferences, task {task.name}", PAIRS[pairs])
     found = file.pairs()
     if not found:
-        raise ValueError(f"{file.path}: none of {len(rows)} prompts gave a pair; all candidates err alike.")
+        reason = "no candidate has a wrong number" if pairs == "numbers" else "all candidates err alike"
+        raise ValueError(f"{file.path}: none of {len(rows)} prompts gave a pair; {reason}.")
     return preference_dataset(source, stored, found), file
 
 
 def number_pair(
     texts: Sequence[str], values: Sequence[float], task: OrdinalTask, gap: float
 ) -> tuple[Candidate, Candidate] | None:
-    """The perfect answer, and the same with one number of its reasoning as a candidate had it; None if no candidate has
-    a wrong one.
+    """The perfect answer, and the same whose reasoning states one number as a candidate's list had it; None if no
+    candidate has a wrong one. Numbers without a code of their own are none.
 
     Args:
         texts: Candidates in order of likelihood.
@@ -131,7 +139,7 @@ def number_pair(
         task: Says how values are written.
         gap: Numbers that are off by no more than this count as right.
     """
-    stated = [parse_answer(text, len(values)).values() for text in texts]
+    stated = [[_with_code(number, task) for number in parse_answer(text, len(values)).values()] for text in texts]
     found = choose_number(stated, values, gap)
     if found is None:
         return None
@@ -140,3 +148,11 @@ def number_pair(
     # The list stays that of the truth: the pair differs in one code.
     rejected = build_completion(values, task, reasoning=list_reasoning(told, task))
     return Candidate(build_completion(values, task), 0.0, None), Candidate(rejected, abs(number - values[image]), None)
+
+
+def _with_code(number: float | None, task: OrdinalTask) -> float | None:
+    """The number, if it is one of the task that its vocabulary writes as it is."""
+    if number is None or not task.minimum <= number <= task.maximum:
+        return None
+    codes = task.codi_vocabulary
+    return number if codes.decode(codes.encode(number)) == number else None

@@ -116,10 +116,15 @@ def test_pushed_adapter_answers_the_same_elsewhere(trained: Path, tmp_path: Path
 
 
 def test_constrained_rollouts_from_the_command_line(trained: Path) -> None:
-    adapter = ["--adapter", "outputs/gor_sft", "--num_images", "1", "--output_dir", "outputs/constrained"]
-    succeeded(launch("rarl_stage2.py", trained, *SHORT, *ONE, *adapter, "--gor_constrained", "true"))
+    """Of codes of several tokens, here CoDi's; where each token is a number, nothing could be constrained."""
+    one = ["--num_images", "1", "--output_dir"]
+    succeeded(launch("gor_sft.py", trained, *SHORT, *ONE, *one, "outputs/codi", "--gor_vocabulary", "codi"))
+    constrained = [*one, "outputs/constrained", "--gor_constrained", "true", "--adapter"]
+    succeeded(launch("rarl_stage2.py", trained, *SHORT, *ONE, *constrained, "outputs/codi"))
     state = json.loads((trained / "outputs/constrained/trainer_state.json").read_text())["log_history"][0]
     assert state["kl"] == pytest.approx(0, abs=1e-6)
+    whole = launch("rarl_stage2.py", trained, *SHORT, *ONE, *constrained, "outputs/gor_sft")
+    assert "gor_constrained: has no effect where every value token is a whole number" in error_line(whole)
     digits = launch("rarl_stage1.py", trained, *SHORT, "--gor_constrained", "true")
     assert "gor_constrained: task 'count' writes digits" in error_line(digits)
 

@@ -88,6 +88,17 @@ def test_pairs_differ_in_one_code_of_the_reasoning(form: str) -> None:
     assert number_pair(texts[:2], [3, 7], task, 0.0) is None
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_without_a_code_are_no_pairs(form: str) -> None:
+    """What a candidate writes in digits may lie outside the range, or between the numbers that have a code."""
+    task = get_task("count").with_vocabulary(FORMS[form])
+    digits = get_task("count")
+    broken = [number_text([3, 7], digits).replace('"value": 7', f'"value": {each}') for each in ("-3", "150", "6.5")]
+    assert number_pair(broken, [3, 7], task, 0.0) is None
+    pair = number_pair([*broken, number_text([3, 5], digits)], [3, 7], task, 0.0)
+    assert pair is not None and pair[1].error == 2 and pair[0].text != pair[1].text
+
+
 def number_text(values: list[float], task: Any) -> str:
     from rarl.prompt import build_completion
 
@@ -163,12 +174,18 @@ def test_without_a_margin_the_loss_is_trls(tmp_path: Path) -> None:
     assert torch.equal(ours, theirs) and float(ours.detach()) == pytest.approx(np.log(2))
 
 
-@pytest.mark.parametrize("loss", [["sigmoid", "sft"], ["ipo"]])
-def test_the_true_number_becomes_likelier(loss: list[str], tmp_path: Path) -> None:
-    trainer, _ = make_trainer(tmp_path, "tagless", max_steps=8, loss_type=loss, margin=0.2, learning_rate=5e-3)
+@pytest.mark.parametrize(("loss", "margin"), [(["sigmoid", "sft"], 0.2), (["hinge"], 0.2), (["ipo"], 0.0)])
+def test_the_true_number_becomes_likelier(loss: list[str], margin: float, tmp_path: Path) -> None:
+    trainer, _ = make_trainer(tmp_path, "tagless", max_steps=8, loss_type=loss, margin=margin, learning_rate=5e-3)
     trainer.train()
     margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
     assert margins[-1] > margins[0] + 0.1
+
+
+@pytest.mark.parametrize("settings", [{"loss_type": ["ipo"]}, {"loss_type": ["sft"]}, {"beta": 0.0}])
+def test_a_margin_wants_a_loss_that_has_one(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="margin: wanted a beta above 0 and a loss among sigmoid, hinge, robust"):
+        make_trainer(tmp_path, "tagless", margin=0.1, **settings)
 
 
 def test_a_falling_likelihood_ends_training(capsys: pytest.CaptureFixture[str]) -> None:

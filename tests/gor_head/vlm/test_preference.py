@@ -68,7 +68,7 @@ def test_file_goes_on_and_counts(tmp_path: Path) -> None:
     assert again.pairs() == [(0, "near", "far"), (2, "near", "?")]
     for line in again.path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # no NaN, no Infinity
-    card = again.write_card("Ages").read_text()
+    card = again.write_card("Ages", "Pairs of ages.").read_text()
     assert "ties skipped: 1 (33.3%)" in card and "| 2 to 3 | 1 |" in card and "- beams: 4" in card
     with pytest.raises(ValueError, match=r"made with \{'beams': 4\}, wanted \{'beams': 8\}"):
         PreferenceFile(tmp_path, {"beams": 8})
@@ -79,4 +79,4 @@ def test_paths_and_answers_that_are_no_text_in_utf8(tmp_path: Path) -> None:
     file = PreferenceFile(tmp_path, {"adapter": odd})
     file.add(0, (Candidate(f"τ {odd}", 0.0, 0), Candidate("b", 1.0, 1)))
     assert PreferenceFile(tmp_path, {"adapter": odd}).pairs() == [(0, f"τ {odd}", "b")]
-    assert "- adapter: adapter ?" in file.write_card("τ").read_text(encoding="utf-8")
+    assert "- adapter: adapter ?" in file.write_card("τ", "Pairs.").read_text(encoding="utf-8")

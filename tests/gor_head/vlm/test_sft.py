@@ -191,14 +191,66 @@ def test_rows_learn_first_and_at_their_own_rate(tmp_path: Path) -> None:
 
 
 def test_rows_that_stay_end_the_run(tmp_path: Path) -> None:
+    trainer = make(tmp_path, 1.0, 4)
+    others = [each for name, each in trainer.model.named_parameters() if "lora_" in name]
+    trainer.optimizer = torch.optim.SGD(others, lr=1e-2)
     with pytest.raises(RuntimeError, match=r"value tokens: after 2 steps .*embed_tokens.* is what it was; wanted rows"):
-        train(tmp_path, 1.0, 3, row_learning_rate=0.0)
+        trainer.train()
+    assert trainer.state.global_step < 4
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 5), (2, 1), (3, 3)])
+def test_a_rate_of_nothing_is_no_fault(steps: int, warmup: int, tmp_path: Path) -> None:
+    """The first step of a warm-up has a learning rate of 0; a run may end before rows can have moved."""
+    trainer = make(tmp_path, 1.0, steps)
+    trainer.args.warmup_steps = warmup
+    trainer.train()
+    assert trainer.state.global_step == steps
+
+
+def test_rates_are_logged(tmp_path: Path) -> None:
+    trainer = make(tmp_path, 1.0, 3, row_learning_rate=3e-2, grounding_steps=2)
+    trainer.args.lr_scheduler_type = "constant"
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert [entry["row_learning_rate"] for entry in logs] == [3e-2] * 3
+    assert [entry["learning_rate"] for entry in logs] == [0, 0, 1e-2]
+
+
+def test_settings_of_rows_want_rows(tmp_path: Path) -> None:
+    model, tokenizer = text_model(tied=False)
+    tokens = attach(model, tokenizer, AGES)
+    rows = Dataset.from_list([{"prompt": "1:", "completion": f" {write_value(AGES, 1)}"}])
+    config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[], activation_checkpointing=False)
+    for name, value in (("row_learning_rate", 1e-3), ("grounding_steps", 2)):
+        with pytest.raises(ValueError, match=f"{name}: wanted an adapter that trains the rows of value tokens"):
+            GoRSFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer, tokens=tokens, **{name: value})
+    with pytest.raises(ValueError, match=r"row_learning_rate: wanted a number above 0, got 0\.0"):
+        make(tmp_path, 1.0, 1, row_learning_rate=0.0)
+    with pytest.raises(ValueError, match="grounding_steps: wanted fewer than the 3 steps of training, got 3"):
+        train(tmp_path, 1.0, 3, grounding_steps=3)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_loss_is_trls_on_every_number_of_processes(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens are counted over all processes, and gradients averaged: each one's part is multiplied by their number."""
+    losses = []
+    for weight in (0.0, 1e-12):
+        trainer = make(tmp_path, weight, 1)
+        monkeypatch.setattr(type(trainer.accelerator), "num_processes", processes)
+        trainer.current_gradient_accumulation_steps = 1
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        items = torch.tensor(processes * int((batch["labels"][:, 1:] != -100).sum()))
+        losses.append(float(trainer.compute_loss(trainer.model, batch, num_items_in_batch=items).detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_unknown_loss_and_schedule_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="number_loss: wanted one of huber, squared, wasserstein, got 'l1'"):
         make(tmp_path, 1.0, 1, number_loss="l1")
-    trainer = make(tmp_path, 1.0, 1, grounding_steps=1)
+    trainer = make(tmp_path, 1.0, 2, grounding_steps=1)
     trainer.args.lr_scheduler_type = "reduce_lr_on_plateau"
     with pytest.raises(ValueError, match="grounding_steps: wanted a schedule such as linear, .* got"):
-        trainer.create_optimizer_and_scheduler(1)
+        trainer.create_optimizer_and_scheduler(2)

@@ -34,6 +34,7 @@ from tests.gor_head.vlm.models import qwen3_vl, text_model
 
 COUNTS = CoDiVocabulary.for_language_model(range(11))
 TOKENS = ValueTokens(COUNTS, None, 40, tuple(range(41, 51)))
+OTHERS = [*range(40), *range(51, 60)]
 
 
 def test_every_number_is_a_token() -> None:
@@ -48,12 +49,12 @@ def test_labels_that_are_few_but_far_apart_are_tokens() -> None:
     assert prices.tagless and prices.tokens.tolist() == [5, 700, 12_000, 20_000]
 
 
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=400), st.integers(2, 200))
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=400), st.integers(20, 200))
 def test_codes_are_exact_and_tokens_few(hundredths: list[int], size: int) -> None:
     labels = [value / 100 for value in hundredths]
     vocabulary = CoDiVocabulary.for_language_model(labels, resolution=0.01, size=size)
     most = max(hundredths)
-    assert len(vocabulary.tokens) <= max(size, most.bit_length())
+    assert len(vocabulary.tokens) <= size
     assert vocabulary.coverage(labels) == {"labels": len(labels), "clipped": 0, "missed": 0, "max_relative_error": 0.0}
     if not vocabulary.tagless and most:  # every number of the grid has a code, seen or not
         numbers = np.arange(0, most + 1, 7)
@@ -80,6 +81,15 @@ def test_places_by_hand() -> None:
 def test_codes_of_several_tokens_want_tags(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CoDiVocabulary([1, 2], tagless=True, **settings)
+
+
+def test_numbers_may_be_very_large() -> None:
+    views = CoDiVocabulary.for_language_model([*range(1, 300), 10**9])
+    assert len(views.tokens) <= 128 and views.decode(views.encode(10.0**9 - 1)) == 10**9 - 1
+    with pytest.raises(
+        ValueError, match="size: wanted at least 8 tokens for numbers up to 199 steps of the grid, got 4"
+    ):
+        CoDiVocabulary.for_language_model(range(200), size=4)
 
 
 @pytest.mark.parametrize("size", [1, 2.5, "many", True])
@@ -156,7 +166,7 @@ def test_quantile_is_that_of_the_numbers(seed: int, level: float) -> None:
     ids = torch.zeros(4, 3, dtype=torch.int64)
     found = QuantileLogits(TOKENS, level)(ids, scores.clone())
     for row, after in zip(scores, found, strict=True):
-        if int(row.argmax()) not in TOKENS.columns:
+        if row[TOKENS.columns].logsumexp(0) <= row[OTHERS].max():
             assert torch.equal(after, row)
             continue
         cumulative = row[TOKENS.columns].softmax(0).numpy().cumsum()
@@ -178,11 +188,21 @@ def test_one_number_of_a_text_is_at_the_level() -> None:
         assert [TOKENS.columns.index(first), TOKENS.columns.index(second)] == wanted
 
 
+def test_a_wide_distribution_is_a_number_too() -> None:
+    """No single number is as likely as the word, but numbers together are."""
+    scores = torch.full((1, 60), -torch.inf)
+    scores[0, TOKENS.columns] = torch.tensor(0.08).log()
+    scores[0, 3] = torch.tensor(0.12).log()
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    assert int(QuantileLogits(TOKENS)(ids, scores.clone()).argmax()) == TOKENS.columns[5]
+    assert int(ValueTokenLogits(TOKENS)(ids, scores.clone()).argmax()) == 3
+
+
 def test_medians_are_generated() -> None:
     model, tokenizer = text_model(tied=False)
     tokens = attach(model, tokenizer, COUNTS)
     with torch.no_grad():
-        model.get_output_embeddings().weight[tokens.columns] *= 4  # so that numbers are likely
+        model.get_output_embeddings().weight *= 10  # distributions that are not flat
     prompts = torch.randint(3, 200, (20, 3), generator=torch.Generator().manual_seed(0))
     found = model.generate(
         input_ids=prompts,
@@ -198,8 +218,9 @@ def test_medians_are_generated() -> None:
         with torch.no_grad():
             logits = model(input_ids=found[:, :place]).logits[:, -1]
         for row, token in zip(logits, found[:, place].tolist(), strict=True):
-            wanted = int(row.argmax())
-            if wanted in tokens.columns:
+            others = row.index_fill(0, torch.tensor(tokens.columns), -torch.inf)
+            wanted = int(others.argmax())
+            if row[tokens.columns].logsumexp(0) > others.max():
                 numbers += 1
                 cumulative = row[tokens.columns].double().softmax(0).cumsum(0)
                 wanted = tokens.columns[int((cumulative < 0.5 - 1e-12).sum())]

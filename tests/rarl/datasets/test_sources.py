@@ -353,6 +353,23 @@ def test_areas_have_a_long_tail_and_show_as_many_pixels() -> None:
         assert seen[seen > 0.4].sum() == pytest.approx(area, rel=0.1, abs=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "largest", "change"),
+    [
+        ("count", 25, {"maximum": 26}),
+        ("count", 25, {"minimum": -1}),
+        ("area", 2463, {"maximum": 5000}),
+        ("brightness", 1, {"maximum": 2}),
+    ],
+)
+def test_builtin_images_show_no_other_values(name: str, largest: int, change: dict[str, Any]) -> None:
+    task = replace(get_task(name), **change)
+    with pytest.raises(ValueError, match=rf"task '{name}' show values from 0 to {largest}, got a range of"):
+        BuiltinSource(task)
+    whole = BuiltinSource(replace(get_task(name), minimum=0, maximum=largest), size=200)
+    whole.load(int(np.argmax(whole.values)))
+
+
 def test_builtin_refuses_other_tasks_and_sizes() -> None:
     with pytest.raises(ValueError, match="'age'.*count, brightness, area"):
         BuiltinSource("age")

@@ -236,7 +236,7 @@ ACTS_ON_DATA = {
     "max_pixels": ["1000"],
     "task": ["brightness"],
     "task_rule": ["spots", "--task", "count"],
-    "task_minimum": ["-1", "--task", "count"],
+    "task_minimum": ["1", "--task", "count"],
     "task_maximum": ["11", "--task", "count"],
     "task_tolerance": ["2", "--task", "count"],
     "task_integer": ["false", "--task", "count"],
