@@ -85,8 +85,8 @@ def main() -> None:
         task = data.source.task
         if training_args.pairs == "numbers" and task.vocabulary is None:
             raise ValueError(
-                f"pairs: {arguments.adapter} writes digits, and pairs of numbers want value tokens; wanted answers, got "
-                "numbers."
+                f"pairs: {arguments.adapter} writes digits, and pairs of numbers want value tokens; wanted answers, "
+                "got numbers."
             )
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens

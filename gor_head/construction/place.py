@@ -36,7 +36,8 @@ def smallest_base(largest: int, size: int) -> tuple[int, int]:
         if (places - 1) * (base - 1) + largest // top <= size:
             return base, places
     raise ValueError(
-        f"size: wanted at least {largest.bit_length()} tokens for numbers up to {largest} steps of the grid, got {size}."
+        f"size: wanted at least {largest.bit_length()} tokens for numbers up to {largest} steps of the grid, got "
+        f"{size}."
     )
 
 

@@ -138,8 +138,9 @@ class QuantileLogits(ValueTokenLogits):
 
     Inside a code the token is the one whose part of the interval holds the level, as in
     [`gor_head.decoding.quantile`][gor_head.decoding.quantile]; outside, nothing but the mask. A number without tags
-    stands where numbers together are likelier than any other token, and the distribution is that over numbers. Not for beams or sampling:
-    the level left over is kept row by row between the steps of one `generate`; make a new one for each call.
+    stands where numbers together are likelier than any other token, and the distribution is that over numbers. Not for
+    beams or sampling: the level left over is kept row by row between the steps of one `generate`; make a new one for
+    each call.
 
     Args:
         tokens: Value tokens of the model.

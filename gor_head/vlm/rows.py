@@ -98,7 +98,8 @@ class RowTraining(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The log of transformers, whose learning rate is that of everything else, and that of the rows."""
-        if "learning_rate" in logs and any(group.get("rows") for group in self.optimizer.param_groups):
+        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        if "learning_rate" in logs and any(group.get("rows") for group in groups):
             logs["row_learning_rate"] = row_rate(self.optimizer)
         super().log(logs, start_time)
 

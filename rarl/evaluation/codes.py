@@ -92,8 +92,8 @@ def code_processors(
 
 
 def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
-    """A readable answer with the list that follows from the numbers of its reasoning, ascending, in digits; the answer as
-    it is if it is unreadable, or its reasoning leaves an image out.
+    """A readable answer with the list that follows from the numbers of its reasoning, ascending, in digits; the answer
+    as it is if it is unreadable, or its reasoning leaves an image out.
 
     Digits are read in the same way, see [`choose_answers`][rarl.evaluation.decoding.choose_answers]: what is compared
     are the numbers, not how well a model copies them into a list.

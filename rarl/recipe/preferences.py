@@ -21,7 +21,6 @@ from rarl.inputs import batch_inputs
 from rarl.prompt import build_completion, list_reasoning
 from rarl.task import OrdinalTask
 
-
 PAIRS = {
     "numbers": "Pairs of answers: the true one, and the same with one number as a model proposed it by beam search.",
     "answers": "Pairs of answers that a model proposed by beam search; the one nearer to the labels is preferred.",
