@@ -105,8 +105,8 @@ class BuiltinSource(ImageSource):
         raters: Votes about each image, one if not given; see [`rarl.datasets.raters`][rarl.datasets.raters].
 
     Raises:
-        ValueError: If the task has no renderer or a range that images cannot show, the size or seed is out of range, the
-            noise is negative, or there are raters without noise.
+        ValueError: If the task has no renderer or a range that images cannot show, the size or seed is out of range,
+            the noise is negative, or there are raters without noise.
     """
 
     def __init__(
