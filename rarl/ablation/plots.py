@@ -35,9 +35,14 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
     parts = figure.subfigures(len(settings), 1, squeeze=False, height_ratios=heights)[:, 0]
     for setting, part in zip(settings, parts, strict=True):
         part.suptitle(label_of(setting), fontsize=10, fontweight="bold")
-        line = part.subplots(1, len(TESTED), sharey=True)
         rows = tables[setting]
-        for axis, column in zip(line, TESTED, strict=True):
+        known = [
+            column
+            for column in TESTED
+            if any(each.get(column) is not None for seeds in rows.values() for each in seeds.values())
+        ] or list(TESTED)
+        line = part.subplots(1, len(known), sharey=True, squeeze=False)[0]
+        for axis, column in zip(line, known, strict=True):
             for place, (row, seeds) in enumerate(rows.items()):
                 numbers = [found for each in seeds.values() if (found := each.get(column)) is not None]
                 summed = spread(numbers)

@@ -135,17 +135,18 @@ def _label(row: str) -> str:
 
 
 def _table(setting: str, results: Sequence[Result]) -> str:
-    heads, rows = columns(results), by_row(results)
+    known, rows = columns(results), by_row(results)
+    cells = {
+        row: {name: spread([each.get(name) for each in seeds.values()]) for name in known}
+        for row, seeds in rows.items()
+    }
+    heads = {name: head for name, head in known.items() if any(cells[row][name] is not None for row in cells)}
     lines = [
         f"**{label_of(setting)}**",
         "",
         "| | " + " | ".join(heads.values()) + " | seeds |",
         "|---" * (len(heads) + 2) + "|",
     ]
-    cells = {
-        row: {name: spread([each.get(name) for each in seeds.values()]) for name in heads}
-        for row, seeds in rows.items()
-    }
     best = {name: _best(name, each, cells) for name, each in heads.items()}
     for row, seeds in rows.items():
         texts = [_cell(name, cells[row][name], row in best[name]) for name in heads]

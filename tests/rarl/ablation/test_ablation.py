@@ -172,6 +172,14 @@ def test_one_seed_has_no_test_and_missing_metrics_are_left_out() -> None:
     assert (mae.column, mae.p_value, mae.seeds) == ("mae", None, 1) and mae.mean == pytest.approx(-0.3)
 
 
+def test_table_leaves_out_what_nothing_was_asked_of() -> None:
+    """Prompts of one and two images have no τ of four or eight."""
+    few = result("sft", 0, 0.2, 0.5)
+    scores = {"mae": 0.2, "tau": {"2": 0.5}}
+    few = replace(few, report={**few.report, **scores, "strict": scores})
+    assert "| | MAE ↓ | τ2 ↑ | unreadable ↓ | seconds ↓ | seeds |" in markdown([few], "sft")
+
+
 def test_table_shows_the_best_and_the_spread() -> None:
     results = [result("sft", seed, mae, 0.5) for seed, mae in ((0, 0.6), (1, 0.8))]
     results += [result("sft_rarl", seed, mae, 0.75) for seed, mae in ((0, 0.25), (1, 0.35))]
