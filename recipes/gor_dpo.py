@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from gor_head.output import check_output_folder
 from gor_head.vlm import ValueTokens
-from gor_head.vlm.dpo import NumberDPOTrainer
+from gor_head.vlm.dpo import NumberDPOTrainer, check_margin
 from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
 from rarl.models import resolve_model
@@ -67,10 +67,11 @@ class GoRDPOConfig(DPOConfig):
         unused = {"numbers": ("own_answer",), "answers": ("margin", "chosen_fall", "row_learning_rate")}
         for name in unused.get(self.pairs, ()):
             value = getattr(self, name)
-            if value:
+            if value is not None and value != type(self).__dataclass_fields__[name].default:
                 raise ValueError(
                     f"{name}: has no effect on pairs of {self.pairs}; wanted no such argument, got {value}."
                 )
+        check_margin(self.margin, self.beta, self.loss_type)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """DPO on single numbers: of two answers that differ in one code, only that code is compared."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,20 @@ check_versions("trl")
 
 WITH_MARGIN = ("sigmoid", "hinge", "robust", "exo_pair")
 """Losses of TRL that are functions of β·Δ."""
+
+
+def check_margin(margin: float, beta: float, loss_types: Sequence[str]) -> None:
+    """Refuse a margin beside a loss that has none.
+
+    Raises:
+        ValueError: If β is 0, or a loss but `"sft"` is no function of β·Δ.
+    """
+    losses = set(loss_types) - {"sft"}
+    if margin and not (beta > 0 and losses and losses <= set(WITH_MARGIN)):
+        raise ValueError(
+            f"margin: wanted a beta above 0 and a loss among {', '.join(WITH_MARGIN)} (beside sft), got beta={beta} "
+            f"and {', '.join(loss_types)}."
+        )
 
 
 def differing_codes(ids: Tensor, mask: Tensor, tokens: ValueTokens) -> Tensor:
@@ -149,12 +164,7 @@ class NumberDPOTrainer(RowTraining, DPOTrainer):
         if not isinstance(self.data_collator, DataCollatorForVisionPreference):
             raise ValueError("train_dataset: wanted pairs about images, in a column 'images', got none.")
         self.data_collator = NumberPreferenceCollator(**vars(self.data_collator), tokens=tokens)
-        losses = set(self.loss_types) - {"sft"}
-        if margin and not (self.beta > 0 and losses and losses <= set(WITH_MARGIN)):
-            raise ValueError(
-                f"margin: wanted a beta above 0 and a loss among {', '.join(WITH_MARGIN)} (beside sft), got beta="
-                f"{self.beta} and {', '.join(self.loss_types)}."
-            )
+        check_margin(margin, self.beta, self.loss_types)
         self.tokens, self.margin, self.margin_scale = tokens, margin, margin_scale
         self.row_learning_rate = row_learning_rate
         mend_token_rows(self.accelerator.unwrap_model(self.model))

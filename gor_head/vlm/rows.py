@@ -92,8 +92,8 @@ class RowTraining(Trainer):
         for name in ("row_learning_rate", "grounding_steps"):
             if getattr(self, name):
                 raise ValueError(
-                    f"{name}: wanted an adapter that trains the rows of value tokens (use_peft), got a model without; "
-                    f"there is no such group for {getattr(self, name)}."
+                    f"{name}: wanted an adapter that trains the rows of value tokens (use_peft), got "
+                    f"{getattr(self, name)} and a model without."
                 )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
