@@ -204,6 +204,13 @@ def test_a_number_s_tokens_in_qwens_tokenizer() -> None:
         assert tokenizer.decode(after) == context[1]
 
 
+def test_blanks_of_their_own_belong_to_the_number() -> None:
+    """Its token takes them along."""
+    _, tokenizer = text_model()
+    inside, after = number_tokens(tokenizer, "5", ('"value":  ', "}]"))
+    assert tokenizer.decode(inside) == "  5" and len(inside) == 2 and tokenizer.decode(after) == "}]"
+
+
 def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
