@@ -10,6 +10,9 @@ How a number goes on is read off token texts. A token goes on with a number if i
 point, or a point and digits only, or if some legal number goes on with it. Any other token (a comma, a bracket, ". So",
 the end of the turn, an id that the tokenizer does not know) ends the number. Tokens that stand for single bytes of
 digits (`<0x37>` of SentencePiece) count as ends; models do not write them.
+
+A number in value tokens is a whole code, tags included: nothing goes on with it. Legal are then the numbers that a code
+says exactly.
 """
 
 import math
@@ -21,7 +24,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gor_head.numbers import write_number
+from gor_head.numbers import read_number, write_number
+from gor_head.text import codes_to_numbers
+from gor_head.vlm.tokens import ValueTokens
+from gor_head.vocabulary import EOS, CoDiVocabulary
 from rarl.answer_format import IMAGE_KEY, VALUE_KEY
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
@@ -143,6 +149,24 @@ def _number_tokens(
     return tokens, with_blank
 
 
+def code_tokens(tokenizer: Any, codes: CoDiVocabulary, numbers: Sequence[float]) -> list[tuple[int, ...]]:
+    """Token ids of the codes of numbers, tags included.
+
+    Raises:
+        ValueError: If the tokenizer lacks the value tokens.
+    """
+    tokens = ValueTokens.of(tokenizer, codes)
+    of_model = dict(enumerate(tokens.columns, start=EOS))
+    found = []
+    for number in numbers:
+        code = [of_model[token] for token in codes.encode(number)]
+        if tokens.open_id is None:
+            found.append(tuple(code[:-1] or code))  # 0 is the end, others come without
+        else:
+            found.append((tokens.open_id, *code))
+    return found
+
+
 class NumberTrie:
     """The legal numbers of a task, as a tokenizer writes them in answers; [`of`][rarl.number_trie.NumberTrie.of] makes
     it.
@@ -166,6 +190,7 @@ class NumberTrie:
         tokens: Their token ids, all different.
         texts: Text of each token of the tokenizer.
         with_blank: Whether `tokens` begin with the blank before the number.
+        whole: Whether nothing can go on with a number, as its last token ends it.
     """
 
     def __init__(
@@ -176,6 +201,7 @@ class NumberTrie:
         texts: Sequence[str],
         *,
         with_blank: bool,
+        whole: bool = False,
     ) -> None:
         self.numbers = torch.tensor(numbers, dtype=torch.float64)
         self.written, self.tokens, self.with_blank = list(written), list(tokens), with_blank
@@ -189,7 +215,7 @@ class NumberTrie:
                     known.append(path[length])
         self.nodes = sorted(continuations, key=lambda prefix: (len(prefix), prefix))
         self._continuations = continuations
-        self.goes_on = torch.tensor([bool(_GOES_ON.match(text)) for text in texts])
+        self.goes_on = torch.tensor([not whole and bool(_GOES_ON.match(text)) for text in texts])
         inner = [token for node, following in continuations.items() if node for token in following]
         self.goes_on[inner] = True
         ends = {node: node in self._number_of for node in self.nodes}
@@ -210,22 +236,26 @@ class NumberTrie:
 
         Args:
             tokenizer: A fast tokenizer, or a processor that has one.
-            task: A task that writes digits; numbers are written by
-                [`format_value`][rarl.task.OrdinalTask.format_value].
+            task: The task; numbers are written by [`format_value`][rarl.task.OrdinalTask.format_value].
             resolution: Distance of two neighbours; 1 for integer tasks, else 0.01, if not given.
 
         Raises:
-            ValueError: If the task writes value tokens, or there is no such set of numbers, see
-                [`legal_numbers`][rarl.number_trie.legal_numbers]; or if the tokens of a number are not the same
-                whatever stands beside it.
+            ValueError: If there is no such set of numbers, see [`legal_numbers`][rarl.number_trie.legal_numbers]; if
+                the tokens of a number are not the same whatever stands beside it; or if the tokenizer lacks the value
+                tokens.
         """
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        if task.vocabulary is not None:
-            raise ValueError(f"task: wanted one that writes digits, but task {task.name!r} writes value tokens.")
         if not tokenizer.is_fast:
             raise ValueError(f"tokenizer: wanted a fast one, which knows where tokens lie, got {type(tokenizer)}.")
         numbers = legal_numbers(task, resolution)
         texts = token_texts(tokenizer)
+        if task.vocabulary is not None:
+            codes = task.codi_vocabulary
+            numbers = [number for number in numbers if codes.decode(codes.encode(number)) == number]
+            paths = code_tokens(tokenizer, codes, numbers)
+            return cls(
+                numbers, [task.format_value(each) for each in numbers], paths, texts, with_blank=True, whole=True
+            )
         tokens, with_blank = _number_tokens(tokenizer, task, numbers, texts)
         return cls(numbers, [task.format_value(number) for number in numbers], tokens, texts, with_blank=with_blank)
 
@@ -324,6 +354,25 @@ class NumberTrie:
                 place: Literal["reasoning", "list"] = "reasoning" if match[1] else "list"
                 found.append(Stated(int(match[1] or match[2]), number, start, stop, place))
         return found
+
+    def check_labels(self, labels: Sequence[float], task: OrdinalTask) -> None:
+        """Refuse labels whose answers would state a number that is none of these.
+
+        Args:
+            labels: True values.
+            task: Says how they are written.
+
+        Raises:
+            ValueError: Says how many there are, and the first of them.
+        """
+        legal = set(self.numbers.tolist())
+        stated = {label: read_number(codes_to_numbers(task.format_value(label))) for label in set(labels)}
+        unknown = sorted(label for label, number in stated.items() if number not in legal)
+        if unknown:
+            raise ValueError(
+                f"labels: {len(unknown)} of {len(stated)} different ones are none of the {len(legal)} legal numbers of "
+                f"task {task.name!r} ({self.written[0]}, {self.written[1]} … {self.written[-1]}), such as {unknown[0]}."
+            )
 
     def _number_at(self, ids: Sequence[int], start: int) -> int | None:
         """Which number begins at a position; `None` if what begins there is none, or goes on beyond it."""

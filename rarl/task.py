@@ -222,4 +222,4 @@ register_task(OrdinalTask("age", "age in years", 0, 116, tolerance=10, integer=T
 register_task(OrdinalTask("count", "number of objects", 0, 10, tolerance=3, integer=True, metric="accuracy"))
 register_task(OrdinalTask("aesthetics", "aesthetic quality", 1, 10, tolerance=1.5, metric="srcc"))
 register_task(OrdinalTask("brightness", "brightness of the disc", 0, 1, tolerance=0.2, metric="mae"))
-register_task(OrdinalTask("area", "area of the disc in pixels", 4, 2000, tolerance=100, integer=True, metric="mae"))
+register_task(OrdinalTask("area", "area of the disc in pixels", 4, 2000, tolerance=400, integer=True, metric="mae"))

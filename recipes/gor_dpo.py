@@ -37,7 +37,10 @@ from rarl.recipe.preferences import build_preferences
 class GoRDPOConfig(DPOConfig):
     """TRL's `DPOConfig`, how the pairs are made, and what is made of single numbers."""
 
-    beams: int = field(default=4, metadata={"help": "Candidates per prompt."})
+    candidates: str = field(
+        default="beams", metadata={"help": "'beams', the likeliest answers, or 'samples', as the model would answer."}
+    )
+    num_candidates: int = field(default=4, metadata={"help": "Candidates per prompt."})
     gap: float = field(default=0.0, metadata={"help": "Least difference of the errors of a pair, in label units."})
     pairs: str = field(
         default="numbers",
@@ -114,7 +117,8 @@ def main() -> None:
             source=data.source,
             folder=preferences,
             settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
-            beams=training_args.beams,
+            candidates=training_args.candidates,
+            num_candidates=training_args.num_candidates,
             gap=training_args.gap,
             pairs=training_args.pairs,
             own_answer=training_args.own_answer,

@@ -12,7 +12,7 @@ from pathlib import Path
 from trl import SFTConfig
 
 from gor_head.vlm import ValueTokens
-from gor_head.vlm.sft import GoRSFTTrainer
+from gor_head.vlm.sft import GoRSFTTrainer, check_plain_loss
 from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
@@ -58,11 +58,8 @@ def main() -> None:
     with setting_up():
         training_args, arguments, model_args = parse(GoRSFTConfig, Path(__file__).parent / "configs/gor_sft_tiny.yaml")
         arguments.gor_vocabulary = arguments.gor_vocabulary or "fit"
-        unweighted = {"loss_type": "nll", "label_smoothing_factor": 0.0, "use_liger_kernel": False}
-        for name, wanted in unweighted.items():
-            if training_args.number_weight and getattr(training_args, name) != wanted:
-                seen = getattr(training_args, name)
-                raise ValueError(f"{name}: wanted {wanted} beside the loss of numbers, got {seen}.")
+        if training_args.number_weight:
+            check_plain_loss(training_args)
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments, with_completion=True)
         task = data.source.task

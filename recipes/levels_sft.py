@@ -40,7 +40,7 @@ def main() -> None:
         )
         if arguments.num_images != [1]:
             raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
-        for name in ("gor_vocabulary", "eval_max_new_tokens"):
+        for name in ("gor_vocabulary", "eval_max_new_tokens", "eval_interval"):
             if arguments.given.get(name) is not None:
                 raise ValueError(f"{name}: answers are rated in words, and not sampled; wanted no such argument.")
         path = resolve_model(model_args.model_name_or_path)

@@ -94,7 +94,80 @@ def _legal(truth: Tensor, code: Tensor, codes: int, tokens: ValueTokens) -> Tens
     return intervals.legal_tokens(intervals.before_each(ids))[code * longest + place][:, EOS:]
 
 
-class GoRSFTTrainer(RowTraining, SFTTrainer):
+def check_plain_loss(args: Any) -> None:
+    """Refuse settings of TRL's loss that a loss of numbers beside it does not have.
+
+    Args:
+        args: A `trl.SFTConfig`.
+
+    Raises:
+        ValueError: Names the setting, its value and the one that is wanted.
+    """
+    wanted = {"loss_type": "nll", "label_smoothing_factor": 0.0, "use_liger_kernel": False}
+    for name, value in wanted.items():
+        if getattr(args, name, value) != value:
+            raise ValueError(f"{name}: wanted {value} beside the loss of numbers, got {getattr(args, name)}.")
+
+
+class NumberLossTrainer(RowTraining, SFTTrainer):
+    """TRL's SFTTrainer with a second loss, of the numbers that answers state; which one, a subclass says.
+
+    Args:
+        number_weight: λ; the loss is that of TRL, plus λ times the mean loss of the batch's numbers.
+        number_scale: Unit of the error in label units, for example the standard deviation of the labels.
+        number_annealed: Whether λ falls to 0 in a straight line over the steps.
+        row_learning_rate: Learning rate of the value tokens' rows; that of everything else if `None`.
+        grounding_steps: Optimizer steps at the start in which only these rows are trained.
+        kwargs: Further arguments of `SFTTrainer`.
+
+    Raises:
+        ValueError: If `number_scale` is not above 0, or TRL's loss is another than the plain one.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        number_weight: float,
+        number_scale: float = 1.0,
+        number_annealed: bool = False,
+        row_learning_rate: float | None = None,
+        grounding_steps: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if not number_scale > 0:
+            raise ValueError(f"number_scale: wanted a number above 0, got {number_scale}.")
+        super().__init__(*args, **kwargs)
+        if number_weight:
+            check_plain_loss(self.args)
+        self.number_weight, self.number_scale = number_weight, number_scale
+        self.number_annealed = number_annealed
+        self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
+
+    def total_loss(self, nll: Tensor, count: Tensor, errors: Tensor, num_items_in_batch: Any) -> Tensor:
+        """The loss of a micro-batch, as transformers wants it: added up over those of a step, averaged over processes.
+
+        Args:
+            nll: Sum of the negative log-likelihoods of its tokens.
+            count: Number of these.
+            errors: Loss of each of its numbers, `[c]`.
+            num_items_in_batch: Tokens of the step, as transformers counts them; `None` where it counts none.
+        """
+        done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
+        error = (errors.sum() / max(1, len(errors))).to(nll.dtype)
+        if num_items_in_batch is None:
+            return nll / count + self.number_weight * (1 - done) * error
+        # Tokens are counted over all micro-batches of a step; a sum of means has to be a mean again.
+        parts = self.current_gradient_accumulation_steps
+        return self._ranks() * nll / num_items_in_batch + self.number_weight * (1 - done) * error / parts
+
+    def _ranks(self) -> int:
+        """Processes whose tokens are counted together, while their gradients are averaged."""
+        if not self.args.average_tokens_across_devices:
+            return 1
+        return max(1, self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu)
+
+
+class GoRSFTTrainer(NumberLossTrainer):
     """TRL's SFTTrainer with a loss on the numbers that answers write in value tokens.
 
     Args:
@@ -103,11 +176,7 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
             distance from the truth.
         number_weight: λ; 0 is plain SFT. The likelihood is a mean over all tokens, most of them text, so that a λ of 1
             would drown it.
-        number_scale: Unit of the error in label units, for example the standard deviation of the labels.
-        number_annealed: Whether λ falls to 0 in a straight line over the steps.
-        row_learning_rate: Learning rate of the value tokens' rows; that of everything else if `None`.
-        grounding_steps: Optimizer steps at the start in which only these rows are trained.
-        kwargs: Further arguments of `SFTTrainer`.
+        kwargs: Further arguments of [`NumberLossTrainer`][gor_head.vlm.sft.NumberLossTrainer].
 
     Raises:
         ValueError: If LoRA is to train a matrix with the rows of value tokens in another way, too; or if there is no
@@ -121,10 +190,6 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
         tokens: ValueTokens,
         number_loss: NumberLoss = "huber",
         number_weight: float = 0.1,
-        number_scale: float = 1.0,
-        number_annealed: bool = False,
-        row_learning_rate: float | None = None,
-        grounding_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         if number_loss not in get_args(NumberLoss):
@@ -133,10 +198,8 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
         if isinstance(model, nn.Module):
             for config in (kwargs.get("peft_config"), *getattr(model, "peft_config", {}).values()):
                 check_lora(model, config)
-        super().__init__(*args, **kwargs)
-        self.tokens, self.number_loss, self.number_weight = tokens, number_loss, number_weight
-        self.number_scale, self.number_annealed = number_scale, number_annealed
-        self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
+        super().__init__(*args, number_weight=number_weight, **kwargs)
+        self.tokens, self.number_loss = tokens, number_loss
         give_heads_a_bias(cast(nn.Module, self.model))
         self.check_rows()
 
@@ -152,12 +215,8 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
         nll = nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), shifted.flatten(), ignore_index=-100, reduction="sum"
         )
-        count = (shifted != -100).sum() if num_items_in_batch is None else num_items_in_batch
         errors = self._errors(CodeSteps.of(logits, shifted, self.tokens))
-        error = errors.sum() / max(1, len(errors))
-        loss = self._ranks(num_items_in_batch) * nll / count + self._weight() * error.to(nll.dtype) / self._parts(
-            num_items_in_batch
-        )
+        loss = self.total_loss(nll, (shifted != -100).sum(), errors, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _errors(self, steps: CodeSteps) -> Tensor:
@@ -166,17 +225,3 @@ class GoRSFTTrainer(RowTraining, SFTTrainer):
             return steps.distance() / self.number_scale
         predicted, true = steps.expected() / self.number_scale, steps.true() / self.number_scale
         return huber(predicted, true) if self.number_loss == "huber" else 0.5 * (predicted - true).square()
-
-    def _weight(self) -> float:
-        done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
-        return self.number_weight * (1 - done)
-
-    def _ranks(self, num_items_in_batch: Any) -> int:
-        """Processes whose tokens are counted together, while their gradients are averaged."""
-        if num_items_in_batch is None or not self.args.average_tokens_across_devices:
-            return 1
-        return max(1, self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu)
-
-    def _parts(self, num_items_in_batch: Any) -> int:
-        """Micro-batches whose losses are added up to a step: a sum of means has to be a mean again."""
-        return 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -119,8 +120,8 @@ def row_flags(row: Row, recipes: Path, model: str) -> list[str]:
         if others:
             flags += [f"--{argument}", str(sum(_setting(recipes, each, model, argument) for each in others))]
     if row.as_recipe is not None:
-        length = _setting(recipes, row.as_recipe, model, "max_completion_length")
-        flags += ["--max_completion_length", str(length)]
+        length = _content(recipes, row.as_recipe, model).get("max_completion_length")
+        flags += [] if length is None else ["--max_completion_length", str(length)]
     return flags
 
 
@@ -132,5 +133,10 @@ def _config(recipes: Path, recipe: str, model: str) -> str:
     return str(path)
 
 
+def _content(recipes: Path, recipe: str, model: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(Path(_config(recipes, recipe, model)).read_text(encoding="utf-8"))
+    return content
+
+
 def _setting(recipes: Path, recipe: str, model: str, argument: str) -> int:
-    return int(yaml.safe_load(Path(_config(recipes, recipe, model)).read_text(encoding="utf-8"))[argument])
+    return int(_content(recipes, recipe, model)[argument])

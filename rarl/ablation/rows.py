@@ -18,7 +18,7 @@ class Row:
         steps_of: Recipes whose steps are added up for this row's `max_steps`.
         decode: How a row that trains nothing reads numbers, as [`evaluate`][rarl.evaluation.protocol.evaluate] has it;
             `None` for its default: medians of value tokens, digits greedily.
-        as_recipe: Recipe whose settings of generation and whose lengths it has, if not its own.
+        as_recipe: Recipe whose arguments in a setting, and whose longest completion, it has, if not its own.
     """
 
     label: str
@@ -92,23 +92,42 @@ DIGIT_ROWS: dict[str, Row] = {
 }
 """Rows that write digits, by name: those of a comparison for which none are named."""
 
-FROM_TOKENS = ("--learning_rate", "2e-4", "--temperature", "0.8", "--max_completion_length", "160")
+_RARL_FROM_TOKENS = ("--learning_rate", "2e-4", "--max_completion_length", "160")
+_INTERVAL = ("--eval_interval", "0.8")
 
 TOKEN_ROWS: dict[str, Row] = {
     "digits": Row("digits", "sft", prompts_of=("gor_sft",)),
-    "digits_median": Row("digits, median, sorted", start="digits", decode="median"),
-    "tokens": Row("value tokens, median, sorted", "gor_sft"),
-    "tokens_greedy": Row("value tokens", start="tokens", decode="greedy"),
-    "tokens_codi": Row("value tokens of CoDi, median, sorted", "gor_sft", ("--gor_vocabulary", "codi")),
+    "digits_median": Row("digits, median", start="digits", decode="median"),
+    "digits_raft": Row("digits → RAFT", "expected_error", ("--expected_error", "squared"), start="digits"),
+    "digits_raft_mean": Row("digits → RAFT, mean", start="digits_raft", decode="mean"),
+    "tokens_greedy": Row("value tokens, greedy", start="tokens", decode="greedy"),
+    "tokens": Row("value tokens", "gor_sft", _INTERVAL),
+    "tokens_codi": Row("value tokens of CoDi", "gor_sft", ("--gor_vocabulary", "codi")),
+    "tokens_plain": Row("value tokens, likelihood only", "gor_sft", ("--number_weight", "0")),
+    "tokens_grounded": Row("value tokens, rows first", "gor_sft", ("--grounding_steps", "60")),
     "tokens_distance": Row(
-        "value tokens, Wasserstein loss, median, sorted",
-        "gor_sft",
-        ("--number_loss", "wasserstein", "--number_weight", "0.3"),
+        "value tokens, Wasserstein loss", "gor_sft", ("--number_loss", "wasserstein", "--number_weight", "0.3")
     ),
-    "tokens_dpo": Row("value tokens → DPO, median, sorted", "gor_dpo", start="tokens"),
-    "tokens_rarl": Row("value tokens → RARL, median, sorted", "rarl_stage2", FROM_TOKENS, start="tokens"),
+    "tokens_more": Row(
+        "value tokens → SFT",
+        "gor_sft",
+        ("--learning_rate", "1e-3"),
+        start="tokens",
+        prompts_of=("expected_error",),
+        as_recipe="expected_error",
+    ),
+    "tokens_more_greedy": Row("value tokens → SFT, greedy", start="tokens_more", decode="greedy"),
+    "tokens_error": Row("value tokens → expected error", "expected_error", _INTERVAL, start="tokens"),
+    "tokens_error_greedy": Row("value tokens → expected error, greedy", start="tokens_error", decode="greedy"),
+    "tokens_raft": Row("value tokens → RAFT", "expected_error", ("--expected_error", "squared"), start="tokens"),
+    "tokens_dpo": Row("value tokens → DPO", "gor_dpo", start="tokens"),
+    "tokens_dpo_greedy": Row("value tokens → DPO, greedy", start="tokens_dpo", decode="greedy"),
+    "tokens_dpo_beams": Row("value tokens → DPO, beams", "gor_dpo", ("--candidates", "beams"), start="tokens"),
+    "tokens_rarl": Row("value tokens → RARL", "rarl_stage2", _RARL_FROM_TOKENS, start="tokens"),
+    "tokens_rarl_greedy": Row("value tokens → RARL, greedy", start="tokens_rarl", decode="greedy"),
 }
-"""Rows that compare value tokens with digits, by name."""
+"""Rows that compare value tokens with digits, by name. Value tokens are read as medians where nothing else is said, and
+medians, of digits too, sort what is stated by code."""
 
 ROWS = {**DIGIT_ROWS, **TOKEN_ROWS}
 """All rows by name: a new one is entered in one of the two."""
@@ -130,8 +149,15 @@ SETTINGS: dict[str, Setting] = {
     ),
     "area": Setting(
         "area, exact labels",
-        ("--task", "area", "--size", "6400", "--eval_num_images", "1", "2", "--eval_max_new_tokens", "80"),
-        {recipe: _AREAS for recipe in ("sft", "gor_sft", "gor_dpo", "rarl_stage2")},
+        ("--task", "area", "--size", "6400", "--eval_prompts", "400", "--eval_num_images", "1", "2")
+        + ("--eval_max_new_tokens", "80"),
+        {
+            "sft": (*_AREAS, "--num_prompts", "6400"),
+            "gor_sft": (*_AREAS, "--num_prompts", "6400"),
+            "expected_error": (*_AREAS, "--num_prompts", "3200"),
+            "gor_dpo": _AREAS,
+            "rarl_stage2": _AREAS,
+        },
     ),
     "count_hard": Setting(
         "count, exact labels, hard start (δ 1, temperature 0.5)",

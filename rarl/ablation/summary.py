@@ -17,6 +17,7 @@ COLUMNS: dict[str, str] = {
     "tau2": "τ2 ↑",
     "tau4": "τ4 ↑",
     "tau8": "τ8 ↑",
+    "coverage": "in the interval",
     "failures": "unreadable ↓",
     "seconds": "seconds ↓",
 }
@@ -61,6 +62,7 @@ def figures(result: Result) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {name: scores[name] for name in METRICS if name in scores}
     for number, tau in scores["tau"].items():
         numbers[f"tau{number}"] = tau
+    numbers["coverage"] = (report.get("interval") or {}).get("coverage")
     return numbers | {"failures": report["failure_rate"], "seconds": result.seconds}
 
 
@@ -157,7 +159,7 @@ def _table(setting: str, results: Sequence[Result]) -> str:
 def _best(name: str, head: str, cells: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Rows with the best mean of a column of metrics."""
     means = {row: found[name][0] for row, found in cells.items() if found[name] is not None}
-    if name in ("failures", "seconds") or not means:
+    if name in ("coverage", "failures", "seconds") or not means:
         return set()
     best = min(means.values()) if head.endswith("↓") else max(means.values())
     return {row for row, mean in means.items() if mean == best}
@@ -169,7 +171,7 @@ def _cell(name: str, found: tuple[float, float, int] | None, best: bool) -> str:
     mean, deviation, seeds = found
     if name == "seconds":
         return f"{mean:.0f}"
-    if name == "failures":
+    if name in ("coverage", "failures"):
         return f"{100 * mean:.1f} %"
     text = f"{mean:.3f}"
     return (f"**{text}**" if best else text) + (f" ± {deviation:.3f}" if seeds > 1 else "")

@@ -19,7 +19,7 @@ EvaluationDecoding = Annotated[
     Literal["greedy", "mode", "median", "mean", "sampled_median"] | None,
     typer.Option(
         help="How numbers are read: greedy (digits, by default), median (of the exact distribution; value tokens, by "
-        "default); of digits also mode or mean of that distribution, or sampled_median (of sampled answers)."
+        "default), mode or mean of that distribution, or sampled_median (of sampled answers)."
     ),
 ]
 Interval = Annotated[

@@ -1,4 +1,4 @@
-"""Numbers in digits, read off a model's distribution instead of its likeliest token.
+"""Numbers read off a model's distribution instead of its likeliest token.
 
 `median` and `mean` are regression-aware inference (arXiv:2403.04182): a model answers greedily until a number begins.
 There its exact distribution over the task's legal numbers is computed (see [`rarl.number_trie`][rarl.number_trie]), a
@@ -8,8 +8,11 @@ the distribution: the median of several sampled answers, of the values in their 
 
 An answer states numbers in its reasoning, or, where this has none, in its list; these are the ones that are chosen,
 the first of each image. Once every image has one, the rest of the answer follows from them and is not generated:
-the answer is the [`build_completion`][rarl.prompt.build_completion] of the chosen values. Where one is missing at the
-end, the answer stays as it was generated.
+the answer is the [`build_completion`][rarl.prompt.build_completion] of the chosen values, in digits. Where one is
+missing at the end, the answer stays as it was generated.
+
+Value tokens go through the same, as codes are numbers in a trie. Their medians come faster as the model writes, see
+[`QuantileLogits`][gor_head.vlm.logits.QuantileLogits].
 """
 
 import copy
@@ -270,7 +273,7 @@ def choose_answers(
         model: Vision-language model or `PeftModel`.
         processor: The processor of the model.
         rows: Sequence of rows with the columns `prompt` and `images`.
-        task: A task that writes digits, or its name.
+        task: The task, or its name.
         decode: Which number is chosen.
         resolution: Distance of two legal numbers, see [`legal_numbers`][rarl.number_trie.legal_numbers].
         batch_size: Prompts per batch, at least 1; at each number up to 64 copies of their caches are held beside them.
@@ -283,7 +286,7 @@ def choose_answers(
     """
     task = get_task(task)
     trie = NumberTrie.of(processor, task, resolution)
-    written = replace(task, integer=False) if decode == "mean" else task
+    written = replace(task, vocabulary=None, integer=task.integer and decode != "mean")
     settings = greedy_config(model, processor, max_new_tokens)
     once = greedy_config(model, processor, 1)
     once.return_dict_in_generate = True

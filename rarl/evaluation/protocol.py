@@ -19,6 +19,7 @@ from rarl.evaluation.codes import Decode, chosen_decode, code_processors, interv
 from rarl.evaluation.decoding import Decoded, choose_answers, sampled_medians
 from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
+from rarl.prompt import build_completion
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
 
@@ -190,19 +191,19 @@ def evaluate(
         constant: A constant prediction to compare with, see [`score`][rarl.evaluation.protocol.score].
         decode: How numbers are read: `"greedy"`, which digits are by default; `"median"`, the exact median of each,
             which value tokens are by default (see [`code_processors`][rarl.evaluation.codes.code_processors] and
-            [`sorted_by_reasoning`][rarl.evaluation.codes.sorted_by_reasoning]); in digits also `"mode"`, `"mean"` and
+            [`sorted_by_reasoning`][rarl.evaluation.codes.sorted_by_reasoning]); `"mode"`, `"mean"` and
             `"sampled_median"`, see [`rarl.evaluation.decoding`][rarl.evaluation.decoding].
         interval: Share of the distribution, such as 0.9: the report also has the
             [`interval_report`][rarl.evaluation.protocol.interval_report] of one-image prompts. Its ends are answers
             whose first number is at that quantile of its distribution, and what follows from it at the median.
-        resolution: Distance of two legal numbers, for modes, medians and means of a task that writes digits; 1 for
+        resolution: Distance of two legal numbers, for modes and means, and medians of a task that writes digits; 1 for
             integer tasks, else 0.01, if not given.
         num_samples: Answers that are sampled for each prompt, for medians of samples.
         seed: Seed of these samples.
 
     Raises:
-        ValueError: If `decode` does not go with the task's numbers, intervals are wanted of a task that writes digits
-            or without one-image prompts, or there is no such set of legal numbers.
+        ValueError: If there is no such way to read numbers, intervals are wanted of a task that writes digits or
+            without one-image prompts, or there is no such set of legal numbers.
     """
     task = get_task(task)
     if interval is not None and 1 not in datasets:
@@ -221,16 +222,15 @@ def evaluate(
         return [sorted_by_reasoning(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)]
 
     def answer(rows: Any) -> Decoded:
-        if task.vocabulary is not None:
-            texts = greedy(rows, code_processors(processor, task, "median" if decode == "median" else "greedy"))
-            return Decoded(sorted_texts(texts, rows), written=texts)
-        if decode == "mode" or decode == "median" or decode == "mean":
-            return Decoded(
-                choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
-            )
         if decode == "sampled_median":
             return sampled_medians(model, processor, rows, task=task, num_samples=num_samples, seed=seed, **settings)
-        return Decoded(greedy(rows, LogitsProcessorList))
+        if decode == "greedy" or (decode == "median" and task.vocabulary is not None):
+            texts = greedy(rows, code_processors(processor, task, decode))
+            return Decoded(sorted_texts(texts, rows), written=texts)
+        texts = choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
+        return Decoded(
+            texts, written=[_as_written(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)]
+        )
 
     tokens: dict[int, float | None] = {}
     completions: dict[int, list[str]] = {}
@@ -260,3 +260,9 @@ def evaluate(
     )
     truths = [truth for [truth] in values[1]]
     return replace(report, interval=interval_report(low, high, truths, interval=interval))
+
+
+def _as_written(text: str, num_images: int, task: OrdinalTask) -> str:
+    """A complete answer as the task writes it: chosen answers are in digits, whatever the model wrote them in."""
+    values = [value for value in parse_answer(text, num_images).values() if value is not None]
+    return build_completion(values, task) if task.vocabulary is not None and len(values) == num_images else text

@@ -91,6 +91,12 @@ class RecipeArguments:
     )
     eval_batch_size: int = field(default=8, metadata={"help": "Test prompts in a batch."})
     eval_max_new_tokens: int = field(default=1024, metadata={"help": "Longest test answer in tokens."})
+    eval_interval: float | None = field(
+        default=None,
+        metadata={
+            "help": "Also report intervals that hold this share, such as 0.8, of one-image prompts; value tokens."
+        },
+    )
     given: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What the user gave, whatever it belongs to; empty where no command line was read."""
 

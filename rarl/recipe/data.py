@@ -70,6 +70,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
     if a.gor_vocabulary is not None:
         task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
+    check_interval(a.eval_interval, source.task, numbers)
     train = make_dataset(
         source.rated(),
         indices,
@@ -80,6 +81,22 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         with_completion=with_completion,
     )
     return Data(source, train, test, median, labels)
+
+
+def check_interval(interval: float | None, task: OrdinalTask, num_images: Sequence[int]) -> None:
+    """Refuse intervals that the evaluation would not have.
+
+    Raises:
+        ValueError: If the share is not between 0 and 1, the task writes digits, or no test prompt has one image.
+    """
+    if interval is None:
+        return
+    if not 0 < interval < 1:
+        raise ValueError(f"eval_interval: wanted a share between 0 and 1, such as 0.8, got {interval}.")
+    if task.vocabulary is None:
+        raise ValueError(f"eval_interval: wanted value tokens, but task {task.name!r} writes digits, got {interval}.")
+    if 1 not in num_images:
+        raise ValueError(f"eval_interval: wanted test prompts of one image, got {list(num_images)} images.")
 
 
 def value_token_task(arguments: RecipeArguments, task: OrdinalTask, labels: Sequence[float]) -> OrdinalTask:

@@ -56,7 +56,7 @@ def evaluate_run(
         model: The model.
         processor: Its processor.
         data: Data of the run.
-        arguments: The run's arguments, of which `eval_batch_size` and `eval_max_new_tokens` are read.
+        arguments: The run's arguments, of which `eval_batch_size`, `eval_max_new_tokens` and `eval_interval` are read.
         decode: How numbers are read; see [`evaluate`][rarl.evaluation.protocol.evaluate].
     """
     return evaluate(
@@ -68,6 +68,7 @@ def evaluate_run(
         max_new_tokens=arguments.eval_max_new_tokens,
         constant=data.median,
         decode=decode,
+        interval=arguments.eval_interval,
     )
 
 

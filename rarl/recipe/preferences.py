@@ -1,4 +1,4 @@
-"""Preference pairs for DPO from a model's own beams, on the prompts that training has."""
+"""Preference pairs for DPO from a model's own answers, on the prompts that training has."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ from rarl.prompt import build_completion, list_reasoning
 from rarl.task import OrdinalTask
 
 PAIRS = {
-    "numbers": "Pairs of answers: the true one, and the same with one number as a model proposed it by beam search.",
-    "answers": "Pairs of answers that a model proposed by beam search; the one nearer to the labels is preferred.",
+    "numbers": "Pairs of answers: the true one, and the same with one number as a model proposed it.",
+    "answers": "Pairs of answers that a model proposed; the one nearer to the labels is preferred.",
 }
 """What pairs are, by how they are made."""
 
@@ -38,13 +38,28 @@ def candidate(text: str, values: Sequence[float]) -> Candidate:
     return Candidate(text, error / len(values), (tuple(read), answer.order))
 
 
-def beam_answers(
-    model: Any, processor: Any, rows: Sequence[dict[str, Any]], *, task: OrdinalTask, beams: int, max_new_tokens: int
+Candidates = Literal["beams", "samples"]
+"""How candidates are found: the likeliest, or as the model would answer at temperature 1."""
+
+
+def candidate_answers(
+    model: Any,
+    processor: Any,
+    rows: Sequence[dict[str, Any]],
+    *,
+    task: OrdinalTask,
+    candidates: Candidates,
+    number: int,
+    max_new_tokens: int,
 ) -> list[list[str]]:
-    """The `beams` likeliest answers of each row, likeliest first; codes are legal where the task has value tokens."""
-    settings = greedy_config(model, processor, max_new_tokens).to_dict()
-    # Without a penalty beams are ranked by their probability; the default prefers long ones, and with them long codes.
-    settings |= {"num_beams": beams, "num_return_sequences": beams, "length_penalty": 0.0}
+    """Some answers of each row: the likeliest, likeliest first, or sampled ones; codes are legal where the task has
+    value tokens."""
+    settings = greedy_config(model, processor, max_new_tokens).to_dict() | {"num_return_sequences": number}
+    if candidates == "beams":
+        # Without a penalty beams are ranked by their probability; the default prefers long ones, and so long codes.
+        settings |= {"num_beams": number, "length_penalty": 0.0}
+    else:
+        settings |= {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
     config = GenerationConfig.from_dict(settings)
     processors = LogitsProcessorList()
     if task.vocabulary is not None:
@@ -55,7 +70,7 @@ def beam_answers(
         tokens = model.generate(**inputs, generation_config=config, logits_processor=processors)
     reset_rope_deltas(model)
     texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [texts[start : start + beams] for start in range(0, len(texts), beams)]
+    return [texts[start : start + number] for start in range(0, len(texts), number)]
 
 
 def build_preferences(
@@ -66,7 +81,8 @@ def build_preferences(
     source: ImageSource,
     folder: str | Path,
     settings: dict[str, Any],
-    beams: int = 4,
+    candidates: Candidates = "beams",
+    num_candidates: int = 4,
     gap: float = 0.0,
     pairs: Literal["numbers", "answers"] = "numbers",
     own_answer: bool = False,
@@ -82,7 +98,9 @@ def build_preferences(
         source: The images of the rows.
         folder: Where the pairs and their card are kept.
         settings: What else the pairs depend on, such as the adapter; said in the card.
-        beams: Candidates per prompt.
+        candidates: How candidates are found. The likeliest wrong number is the mode where the model errs, and pairs
+            against the mode move a skewed distribution away from it; sampled wrong numbers are as it has them.
+        num_candidates: Candidates per prompt.
         gap: Difference of the errors that a pair has to exceed, in label units.
         pairs: `"numbers"`: the perfect answer, and the same whose reasoning has one wrong number of a candidate.
             `"answers"`: two candidates.
@@ -98,7 +116,7 @@ def build_preferences(
     """
     task = source.task
     stored = rows.with_format(None)
-    settings = settings | {"prompts": len(rows), "beams": beams, "gap": gap, "pairs": pairs}
+    settings = settings | {"prompts": len(rows), candidates: num_candidates, "gap": gap, "pairs": pairs}
     settings |= {"own_answer": own_answer} if pairs == "answers" else {}
     file = PreferenceFile(folder, settings)
     starts = range(len(file), len(rows), batch_size)
@@ -107,16 +125,25 @@ def build_preferences(
     for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         for index, texts in enumerate(
-            beam_answers(model, processor, batch, task=task, beams=beams, max_new_tokens=max_new_tokens), start
+            candidate_answers(
+                model,
+                processor,
+                batch,
+                task=task,
+                candidates=candidates,
+                number=num_candidates,
+                max_new_tokens=max_new_tokens,
+            ),
+            start,
         ):
             values = stored[index]["values"]
             if pairs == "numbers":
                 file.add(index, number_pair(texts, values, task, gap))
                 continue
-            candidates = [candidate(text, values) for text in texts]
+            proposed = [candidate(text, values) for text in texts]
             perfect = candidate(build_completion(values, task), values) if own_answer else None
-            chosen = choose_pair(candidates, gap, perfect)
-            everything = candidates if perfect is None else [*candidates, perfect]
+            chosen = choose_pair(proposed, gap, perfect)
+            everything = proposed if perfect is None else [*proposed, perfect]
             file.add(index, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
     file.write_card(f"Preferences, task {task.name}", PAIRS[pairs])
     found = file.pairs()

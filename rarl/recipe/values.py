@@ -27,7 +27,7 @@ BOUNDS: dict[str, Bound] = {
         ("weight_regression", "weight_ranking", "weight_format", "number_weight", "gap", "margin", "chosen_fall"),
         NOT_NEGATIVE,
     ),
-    **dict.fromkeys(("beams", "preference_batch_size", "max_completion_length", "temperature"), POSITIVE),
+    **dict.fromkeys(("num_candidates", "preference_batch_size", "max_completion_length", "temperature"), POSITIVE),
     **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"), POSITIVE),
     **dict.fromkeys(("num_generations", "generation_batch_size", "steps_per_generation", "num_iterations"), POSITIVE),
     **dict.fromkeys(("shared_prefix_tokens", "logging_steps", "save_steps", "save_total_limit"), POSITIVE),
@@ -48,6 +48,8 @@ BOUNDS: dict[str, Bound] = {
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "pairs": ("numbers", "answers"),
+    "candidates": ("beams", "samples"),
+    "expected_error": ("absolute", "squared"),
     "number_loss": ("huber", "squared", "wasserstein"),
     "scale_rewards": ("group", "batch", "none", True, False),
     "importance_sampling_level": ("token", "sequence"),

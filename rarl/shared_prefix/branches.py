@@ -36,6 +36,10 @@ class TokenTree:
         tree = cls(tuple(prefix[-1] for prefix in whole), tuple(node[prefix[:-1]] for prefix in whole))
         return tree, [node[tuple(prefix)] for prefix in prefixes]
 
+    def ids(self) -> torch.Tensor:
+        """Its tokens, `[m]`; there may be none."""
+        return torch.tensor(self.tokens, dtype=torch.int64)
+
     def sees(self) -> torch.Tensor:
         """Which tokens of the tree each of them sees: those above it and itself, bool `[m, m]`."""
         seen = torch.eye(len(self.tokens), dtype=torch.bool)
@@ -110,7 +114,7 @@ def pack_branches(
     allowed = torch.nn.functional.pad(before, (0, extra, 0, extra))
     padding = torch.arange(base, base + extra, device=device)
     allowed[:, padding, padding] = True  # a row of nothing would be no distribution
-    tokens, depths, sees = (each.to(device) for each in (torch.tensor(tree.tokens), tree.depths(), tree.sees()))
+    tokens, depths, sees = (each.to(device) for each in (tree.ids(), tree.depths(), tree.sees()))
     own, row = columns[:, 1:], rows[:, None]  # [p, m], [p, 1]
     grown["input_ids"][row, own] = tokens
     grown["position_ids"][:, row, own] = pack.position_ids[:, rows, at][..., None] + depths
@@ -149,14 +153,57 @@ def branch_logits(
         dtype: Type that attention computes in.
     """
     pack = pack_branches(groups, completion_ids, completion_mask, places=places, tree=tree)
+    wanted = pack.columns.unique() if len(places) else pack.input_ids.new_zeros(1)
+    return _branches(_logits(model, pack, groups, wanted, images=images, config=config, dtype=dtype), pack, wanted)
+
+
+def answer_and_branch_logits(
+    model: Any,
+    groups: Sequence[Group],
+    completion_ids: torch.Tensor,
+    *,
+    completion_mask: torch.Tensor,
+    images: Sequence[Images | None] | None,
+    places: torch.Tensor,
+    tree: TokenTree,
+    config: Any,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What [`branch_logits`][rarl.shared_prefix.branches.branch_logits] gives, and the answers' own logits by the same
+    call: logits of the next token `[n, V]`, the tokens `[n]`, and those of the branches `[p, 1 + m, V]`.
+
+    Arguments are those of [`branch_logits`][rarl.shared_prefix.branches.branch_logits].
+    """
+    pack = pack_branches(groups, completion_ids, completion_mask, places=places, tree=tree)
+    answered = pack.shift_labels != -100
+    wanted = torch.cat([answered.any(dim=0).nonzero()[:, 0], pack.columns.flatten()]).unique()
+    logits = _logits(model, pack, groups, wanted, images=images, config=config, dtype=dtype)
+    kept = answered[:, wanted]
+    return logits[kept], pack.shift_labels[:, wanted][kept], _branches(logits, pack, wanted)
+
+
+def _logits(
+    model: Any,
+    pack: BranchedPack,
+    groups: Sequence[Group],
+    wanted: torch.Tensor,
+    *,
+    images: Sequence[Images | None] | None,
+    config: Any,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Logits of a pack at some of its columns, `[g, w, V]`."""
     inputs: dict[str, Any] = {} if images is None else join_images([images[group.rows[0]] for group in groups])
     inputs |= {
         "input_ids": pack.input_ids,
         "attention_mask": masks(pack, config, dtype),
         "position_ids": pack.position_ids if len(pack.position_ids) > 1 else pack.position_ids[0],
     }
-    wanted = pack.columns.unique() if len(places) else pack.input_ids.new_zeros(1)
-    logits = model(logits_to_keep=wanted, use_cache=False, **inputs).logits
-    if not len(places):
-        return logits[:0, :1].expand(0, 1 + len(tree.tokens), -1) + 0.0 * logits.sum()
+    return model(logits_to_keep=wanted, use_cache=False, **inputs).logits
+
+
+def _branches(logits: torch.Tensor, pack: BranchedPack, wanted: torch.Tensor) -> torch.Tensor:
+    """Of logits at columns `[w]` those of the trees, `[p, 1 + m, V]`."""
+    if not len(pack.rows):
+        return logits[:0, :1].expand(0, pack.columns.shape[1], -1) + 0.0 * logits.sum()
     return logits[pack.rows[:, None], torch.searchsorted(wanted, pack.columns)]

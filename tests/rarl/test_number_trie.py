@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from gor_head.vlm import CodeMask, add_tokens
 from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
 from rarl.number_trie import NumberTrie, Stated, legal_numbers, token_texts
@@ -200,8 +201,15 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="has 10000001 multiples"):
         legal_numbers(get_task("brightness"), 1e-7)
     coded = count.with_vocabulary(CoDiVocabulary([1, 2, 4, 8]))
-    with pytest.raises(ValueError, match="task 'count' writes value tokens"):
+    with pytest.raises(ValueError, match="processor: 6 of 6 value tokens are missing"):
         NumberTrie.of(tokenizer("tiny"), coded)
+    with pytest.raises(
+        ValueError, match=r"labels: 2 of 3 .* the 11 legal numbers of task 'count' \(0, 1 … 10\), such "
+    ):
+        trie("tiny", "count").check_labels([3, 3, -1, 12], count)
+    trie("tiny", "brightness").check_labels([0.25, 1.0, 0.57], get_task("brightness"))
+    with pytest.raises(ValueError, match=r"labels: 1 of 1 .* such as 0\.255"):
+        trie("tiny", "brightness").check_labels([0.255], get_task("brightness"))
     numbers = trie("tiny", "count")
     for shape in ((713,), (3, 713), (2, 20)):
         with pytest.raises(ValueError, match=r"logits: wanted \[\.\.\., 2, V\] with V above"):
@@ -235,3 +243,48 @@ def test_token_texts_have_blanks() -> None:
     texts = token_texts(tokenizer("tiny"))
     assert " 7" in texts and "." in texts and len(texts) == len(trie("tiny", "count").goes_on)
     assert trie("tiny", "count").find(ids_of("tiny", "Image 2: 10")) == [Stated(2, 10, 3, 5, "reasoning")]
+
+
+CODES = {
+    "a token each": CoDiVocabulary.for_language_model(range(11)),
+    "tags": CoDiVocabulary([1, 2, 4], tolerance=0, max_length=4),
+    "rounded": CoDiVocabulary([1, 2, 4, 7], tolerance=0.2, max_length=3),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_codes_are_numbers(name: str) -> None:
+    """Those that are said exactly, with the probabilities of legal codes; against the mask that decoding has."""
+    codes, tokens = CODES[name], tiny.build_processor().tokenizer
+    most = int(codes.largest)  # so that every legal code is in the range
+    task = OrdinalTask("n", "number", 0, most, tolerance=3, integer=True).with_vocabulary(codes)
+    of_model = add_tokens(tokens, codes)
+    numbers = NumberTrie.of(tokens, task)
+    wanted = sorted({float(codes.decode(codes.encode(number))) for number in range(most + 1)})
+    assert numbers.numbers.tolist() == wanted and (len(wanted) <= most) == (not codes.tagless)
+    for written, path in zip(numbers.written, numbers.tokens, strict=True):
+        assert tokens(f" {written}", add_special_tokens=False)["input_ids"] == list(path)
+    mask = CodeMask(of_model, len(tokens) + 5)
+    generator = torch.Generator().manual_seed(1)
+    table = {prefix: torch.randn(len(tokens) + 5, generator=generator).double() for prefix in numbers.nodes}
+    weights = []
+    for path in numbers.tokens:
+        total = 0.0
+        for length in range(len(path)):
+            if codes.tagless:
+                shares = table[path[:length]][of_model.columns].log_softmax(0)
+                total += float(shares[of_model.columns.index(path[length])])
+            elif length:
+                ids = torch.tensor([[1, *path[:length]]])
+                total += float(mask.log_softmax(ids, table[path[:length]][None])[0, path[length]])
+        weights.append(total)
+    found = numbers.log_probs(torch.stack([table[prefix] for prefix in numbers.prefixes]))
+    assert float(found.exp().sum()) == pytest.approx(1)
+    assert found.tolist() == pytest.approx(weights)
+    values = [numbers.numbers[0].item(), numbers.numbers[-1].item(), numbers.numbers[1].item()]
+    text = build_completion(values, task)
+    stated = numbers.find(tokens(text, add_special_tokens=False)["input_ids"])
+    assert [(each.image_id, float(numbers.numbers[each.number]), each.place) for each in stated] == [
+        (1, values[0], "reasoning"), (2, values[1], "reasoning"), (3, values[2], "reasoning"),
+        (1, values[0], "list"), (3, values[2], "list"), (2, values[1], "list"),
+    ]  # fmt: skip

@@ -70,6 +70,7 @@ def test_arguments_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp
     types: dict[str, Any] = {"rarl_stage1": RARLConfig, "rarl_stage2": RARLConfig, "sft": SFTConfig}
     types |= {
         "gor_sft": runpy.run_path(str(RECIPES / "gor_sft.py"))["GoRSFTConfig"],
+        "expected_error": runpy.run_path(str(RECIPES / "expected_error.py"))["ExpectedErrorConfig"],
         "gor_dpo": runpy.run_path(str(RECIPES / "gor_dpo.py"))["GoRDPOConfig"],
     }
     for setting in SETTINGS:

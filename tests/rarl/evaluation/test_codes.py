@@ -1,5 +1,6 @@
 """Medians and intervals of numbers in value tokens."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
+from gor_head.text import CODE_PATTERN
 from gor_head.vlm import QuantileLogits, ValueTokenLogits, attach, codes_to_numbers
 from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
@@ -15,13 +17,16 @@ from rarl.answer import parse_answer
 from rarl.answer_format import write_completion
 from rarl.datasets import load_source, make_dataset
 from rarl.evaluation.codes import code_processors, interval_ends, sorted_by_reasoning
-from rarl.evaluation.generate import generate_answers
+from rarl.evaluation.decoding import choose_answers, median
+from rarl.evaluation.generate import generate_answers, reset_rope_deltas
 from rarl.evaluation.predict import Prediction
 from rarl.evaluation.protocol import evaluate, interval_report, score
 from rarl.evaluation.reports import IntervalScores
 from rarl.evaluation.tables import prediction_table
+from rarl.inputs import batch_inputs
+from rarl.number_trie import NumberTrie
 from rarl.prompt import answer_list, build_completion, list_reasoning, number_contexts
-from rarl.task import get_task
+from rarl.task import OrdinalTask, get_task
 
 
 def test_ends_of_an_interval() -> None:
@@ -99,6 +104,77 @@ def test_value_tokens_are_read_as_medians(vocabulary: CoDiVocabulary) -> None:
         assert {name: seen[decode][name] for name in ("tau", "failures")} == {
             name: wanted[name] for name in ("tau", "failures")
         }
+
+
+@pytest.mark.parametrize("vocabulary", COUNTS)
+def test_a_code_is_chosen_by_the_descent_as_by_the_trie(vocabulary: CoDiVocabulary) -> None:
+    """Two ways to an exact median: token by token as the model writes, and over all numbers of the task."""
+    model, processor = tiny.load()
+    task = OrdinalTask("count", "number of objects", 0, vocabulary.largest, tolerance=3, integer=True)
+    task = task.with_vocabulary(vocabulary)  # every legal code is in the range
+    tokens = attach(model, processor, vocabulary, number_contexts(task))
+    matrix, generator = model.get_input_embeddings().weight, torch.Generator().manual_seed(0)
+    likely = 1.3 * matrix[tokens.all_ids].mean(dim=0).detach()
+    trie = NumberTrie.of(processor, task)
+    prompts = make_dataset(load_source("builtin", "count", size=20), np.arange(20), 6, mix={1: 1.0}, seed=0)
+    begin = processor.tokenizer("<think>Image 1:", add_special_tokens=False)["input_ids"]
+    seen = set()
+    for prompt in prompts:
+        with torch.no_grad():  # codes that are likelier than other tokens, each about as likely as the next
+            noise = torch.randn(len(tokens.all_ids), len(likely), generator=generator)
+            matrix[tokens.all_ids] = likely + 0.3 * noise
+        inputs = batch_inputs(processor, [prompt])
+
+        def after(tail: list[int], inputs: Any = inputs) -> dict[str, Any]:
+            ids = torch.cat([inputs["input_ids"], torch.tensor([tail])], dim=1)
+            types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(tail)))
+            return dict(inputs) | {"input_ids": ids, "attention_mask": ids**0, "mm_token_type_ids": types}
+
+        opened = [*begin, *([] if tokens.open_id is None else [tokens.open_id])]
+        reset_rope_deltas(model)
+        made = model.generate(
+            **after(opened),
+            max_new_tokens=vocabulary.max_length + (tokens.open_id is not None),
+            do_sample=False,
+            logits_processor=LogitsProcessorList([QuantileLogits(tokens)]),
+        )
+        [said, *_] = re.findall(CODE_PATTERN, processor.tokenizer.decode(made[0, inputs["input_ids"].shape[1] :]))
+        with torch.no_grad():
+            nodes = []
+            for prefix in trie.prefixes:
+                reset_rope_deltas(model)
+                nodes.append(model(**after([*begin, *prefix])).logits[0, -1])
+        index, value = median(trie.log_probs(torch.stack(nodes)), trie.numbers)
+        assert codes_to_numbers(said) == str(int(value))
+        seen.add(index)
+    assert len(seen) > 1
+
+
+def test_value_tokens_are_read_in_every_way() -> None:
+    """Modes and means, too; an answer counts as many tokens as its codes."""
+    model, processor = tiny.load()
+    task = get_task("count").with_vocabulary(COUNTS[1])
+    tokens = attach(model, processor, COUNTS[1], number_contexts(task))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokens.end_id] *= 0.3
+    rows = make_dataset(load_source("builtin", "count", size=40), np.arange(40), 6, mix={1: 1.0}, seed=0)
+    settings: dict[str, Any] = {"max_new_tokens": 64, "progress": False}
+    found: dict[Any, list[float]] = {}
+    for decode in ("mode", "mean"):
+        report = evaluate(model, processor, {1: rows}, task=task, decode=decode, **settings)
+        assert report.tokens_per_answer is not None
+        texts = choose_answers(model, processor, rows, task=task, decode=decode, **settings)
+        values = [parse_answer(text, 1).values()[0] for text in texts]
+        found[decode] = [value for value in values if value is not None]
+        assert len(found[decode]) == len(rows) and report.failure_rate == 0
+        written = [build_completion([value], task) for value in found[decode]]
+        lengths = [1 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in written]
+        assert report.tokens_per_answer[1] == pytest.approx(np.mean(lengths)) and "<gor>" in written[0]
+        wanted = np.mean([abs(value - truth) for value, [truth] in zip(found[decode], rows["values"], strict=True)])
+        assert report.readable.metrics["mae"] == pytest.approx(wanted)
+    assert found["mode"] != found["mean"]
+    sampled = evaluate(model, processor, {1: rows}, task=task, decode="sampled_median", num_samples=3, **settings)
+    assert sampled.unreadable_samples is not None and sampled.num_prompts == {1: 6}
 
 
 def test_intervals_want_one_image_prompts() -> None:

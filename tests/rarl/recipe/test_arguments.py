@@ -38,7 +38,8 @@ def config_type(recipe: str) -> Any:
     return max(own, key=lambda each: len(each.__mro__))
 
 
-TYPES = {name: config_type(name) for name in ("rarl_stage1", "rarl_stage2", "sft", "gor_sft", "levels_sft", "gor_dpo")}
+NAMES = ("rarl_stage1", "rarl_stage2", "sft", "gor_sft", "expected_error", "levels_sft", "gor_dpo")
+TYPES = {name: config_type(name) for name in NAMES}
 
 
 @pytest.fixture
@@ -349,6 +350,10 @@ def run_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str
             ["--number_weight", "0", "--number_loss", "squared"],
             "number_loss: has no effect with number_weight",
         ),
+        ("expected_error", ["--loss_type", "dft"], "loss_type: wanted nll beside the loss of numbers, got dft"),
+        ("expected_error", ["--expected_error", "huber"], "expected_error: wanted absolute or squared, got huber"),
+        ("expected_error", ["--number_weight", "0"], "number_weight: wanted a number above 0, got 0"),
+        ("gor_dpo", ["--candidates", "best"], "candidates: wanted beams or samples, got best"),
         ("gor_dpo", ["--own_answer", "true"], "own_answer: has no effect on pairs of numbers"),
         ("gor_dpo", ["--pairs", "answers", "--margin", "1"], "margin: has no effect on pairs of answers"),
         ("gor_dpo", ["--pairs", "answers", "--chosen_fall", "0"], "chosen_fall: has no effect on pairs of answers"),

@@ -8,15 +8,19 @@ import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
+from gor_head import CoDiVocabulary
+from gor_head.vlm import attach
 from rarl import tiny
 from rarl.datasets import load_source, make_dataset
 from rarl.expectation import ExpectedNumbers
 from rarl.inputs import batch_inputs
-from rarl.prompt import build_completion
+from rarl.prompt import build_completion, number_contexts
 from rarl.shared_prefix import Group, innermost, split_images
-from rarl.shared_prefix.branches import TokenTree, branch_logits, pack_branches
+from rarl.shared_prefix.branches import TokenTree, answer_and_branch_logits, branch_logits, pack_branches
 from rarl.shared_prefix.scoring import prompt_groups
 from rarl.task import get_task
+
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def test_tree_of_prefixes() -> None:
@@ -55,11 +59,20 @@ def model() -> Any:
     return add_fused_lm_head(copy.deepcopy(model)) or model
 
 
-@pytest.mark.parametrize("task", ["count", "brightness"])
-def test_logits_are_those_of_each_continuation_written_out(model: Any, processor: Any, task: str) -> None:
-    source = load_source("builtin", task, size=8)
+CODES = {"count": range(11), "area": range(0, 2001, 7)}
+
+
+@pytest.mark.parametrize("task, coded", [("count", False), ("brightness", False), ("count", True), ("area", True)])
+def test_logits_are_those_of_each_continuation_written_out(model: Any, processor: Any, task: str, coded: bool) -> None:
+    judged = get_task(task)
+    if coded:
+        model, processor = copy.deepcopy(model), copy.deepcopy(processor)
+        codes = CoDiVocabulary.for_language_model(CODES[task])
+        judged = judged.with_vocabulary(codes)
+        attach(model, processor, codes, number_contexts(judged))
+    source = load_source("builtin", task, size=8).with_task(judged)
     rows = make_dataset(source, np.arange(8), 2, mix={1: 1.0, 2: 1.0}, seed=1)
-    judged, tokenizer = get_task(task), processor.tokenizer
+    tokenizer = processor.tokenizer
     expected = ExpectedNumbers.of(processor, judged)
     answers = [build_completion(row["values"], judged) for row in rows for _ in range(2)]
     batch = [row for row in rows for _ in range(2)]
@@ -83,18 +96,22 @@ def test_logits_are_those_of_each_continuation_written_out(model: Any, processor
         [[row, each.start] for row in range(len(batch)) for each in expected.trie.find(ids[row].tolist())]
     )
     assert len(places) == sum(2 * len(row["values"]) for row in batch)
+    settings: dict[str, Any] = {"completion_mask": mask, "images": images, "places": places, "tree": expected.tree}
+    settings |= {"config": model.config, "dtype": torch.float32}
     with torch.no_grad():
-        logits = branch_logits(
-            model,
-            groups,
-            completions,
-            completion_mask=mask,
-            images=images,
-            places=places,
-            tree=expected.tree,
-            config=model.config,
-            dtype=torch.float32,
-        )
+        logits = branch_logits(model, groups, completions, **settings)
+        own, tokens, again = answer_and_branch_logits(model, groups, completions, **settings)
+        torch.testing.assert_close(again, logits)
+        order = [row for group in groups for row in group.rows]
+        assert tokens.tolist() == [token for row in order for token in ids[row].tolist()]
+        plain_logits = model(
+            input_ids=whole,
+            attention_mask=attention,
+            mm_token_type_ids=types,
+            pixel_values=inputs["pixel_values"],
+            image_grid_thw=inputs["image_grid_thw"],
+        ).logits[:, -completions.shape[1] - 1 : -1]
+        torch.testing.assert_close(own, torch.cat([plain_logits[row, : len(ids[row])] for row in order]), **CLOSE)
         for place, (row, column) in enumerate(places.tolist()[::3]):
             for prefix, node in list(zip(expected.trie.prefixes, expected.nodes, strict=True))[::4]:
                 text = torch.cat([ids[row][:column], torch.tensor(prefix, dtype=torch.long)])
@@ -103,4 +120,4 @@ def test_logits_are_those_of_each_continuation_written_out(model: Any, processor
                 plain["attention_mask"] = torch.ones_like(plain["input_ids"])
                 plain["mm_token_type_ids"] = torch.nn.functional.pad(plain["mm_token_type_ids"], (0, len(text)))
                 oracle = model(**plain).logits[0, -1]
-                torch.testing.assert_close(logits[3 * place, node], oracle, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(logits[3 * place, node], oracle, **CLOSE)
