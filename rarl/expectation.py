@@ -61,7 +61,7 @@ class ExpectedNumbers:
         """Those of a task.
 
         Raises:
-            ValueError: If it writes value tokens, the tokenizer writes numbers otherwise in other places (see
+            ValueError: If the tokenizer writes numbers otherwise in other places (see
                 [`NumberTrie.of`][rarl.number_trie.NumberTrie.of]), or there are too many prefixes of numbers.
         """
         trie = NumberTrie.of(processor, task)

@@ -15,7 +15,7 @@ STAGES = {
     "gor_sft": "supervised fine-tuning on answers in value tokens",
     "levels_sft": "supervised fine-tuning on five words (the baseline that is read as an expectation)",
     "expected_error": "supervised fine-tuning on the expected error of the numbers",
-    "gor_dpo": "preference optimisation (DPO) on the model's own beam candidates, after supervised fine-tuning",
+    "gor_dpo": "preference optimisation (DPO) on the model's own answers, after supervised fine-tuning",
     "stage1": "stage 1: one image a prompt, regression and format rewards",
     "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
 }

@@ -1,4 +1,4 @@
-"""DPO on the policy's own beam candidates: the true number is preferred to one that a candidate has, in its place.
+"""DPO on the policy's own answers: the true number is preferred to one that a candidate has, in its place.
 
 accelerate launch recipes/gor_dpo.py                                          # after recipes/gor_sft.py, tiny model
 accelerate launch recipes/gor_dpo.py --config recipes/configs/gor_dpo_qwen2_5_vl_3b.yaml --folder UTKFace
@@ -119,6 +119,7 @@ def main() -> None:
             settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
             candidates=training_args.candidates,
             num_candidates=training_args.num_candidates,
+            seed=training_args.seed,
             gap=training_args.gap,
             pairs=training_args.pairs,
             own_answer=training_args.own_answer,

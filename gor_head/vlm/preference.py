@@ -1,4 +1,4 @@
-"""Preferences among a model's own beam candidates: pairs for DPO, row by row, resumable, with statistics and a card."""
+"""Preferences among a model's own answers: pairs for DPO, row by row, resumable, with statistics and a card."""
 
 import json
 import math
@@ -110,7 +110,7 @@ class PreferenceFile:
 
     Args:
         folder: The folder, which is made if it is absent.
-        settings: All that the pairs depend on, as plain JSON: model, prompts, beams, gap.
+        settings: All that the pairs depend on, as plain JSON: model, prompts, candidates, gap.
 
     Raises:
         ValueError: If the folder holds pairs made with other settings.

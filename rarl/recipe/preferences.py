@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -51,9 +52,10 @@ def candidate_answers(
     candidates: Candidates,
     number: int,
     max_new_tokens: int,
+    seed: int = 0,
 ) -> list[list[str]]:
     """Some answers of each row: the likeliest, likeliest first, or sampled ones; codes are legal where the task has
-    value tokens."""
+    value tokens. The random numbers of the caller stay as they are."""
     settings = greedy_config(model, processor, max_new_tokens).to_dict() | {"num_return_sequences": number}
     if candidates == "beams":
         # Without a penalty beams are ranked by their probability; the default prefers long ones, and so long codes.
@@ -66,7 +68,8 @@ def candidate_answers(
         processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codi_vocabulary)))
     inputs = batch_inputs(processor, rows).to(model.device)
     reset_rope_deltas(model)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
         tokens = model.generate(**inputs, generation_config=config, logits_processor=processors)
     reset_rope_deltas(model)
     texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -83,6 +86,7 @@ def build_preferences(
     settings: dict[str, Any],
     candidates: Candidates = "beams",
     num_candidates: int = 4,
+    seed: int = 0,
     gap: float = 0.0,
     pairs: Literal["numbers", "answers"] = "numbers",
     own_answer: bool = False,
@@ -101,6 +105,7 @@ def build_preferences(
         candidates: How candidates are found. The likeliest wrong number is the mode where the model errs, and pairs
             against the mode move a skewed distribution away from it; sampled wrong numbers are as it has them.
         num_candidates: Candidates per prompt.
+        seed: Seed of sampled ones, of a batch together with its place: a run that goes on draws what it would have.
         gap: Difference of the errors that a pair has to exceed, in label units.
         pairs: `"numbers"`: the perfect answer, and the same whose reasoning has one wrong number of a candidate.
             `"answers"`: two candidates.
@@ -118,24 +123,24 @@ def build_preferences(
     stored = rows.with_format(None)
     settings = settings | {"prompts": len(rows), candidates: num_candidates, "gap": gap, "pairs": pairs}
     settings |= {"own_answer": own_answer} if pairs == "answers" else {}
+    settings |= {"seed": seed, "batch_size": batch_size} if candidates == "samples" else {}
     file = PreferenceFile(folder, settings)
-    starts = range(len(file), len(rows), batch_size)
+    starts = range(len(file) // batch_size * batch_size, len(rows), batch_size)  # what is there of a batch is kept
     console = Console(stderr=True)
     model.eval()
     for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-        for index, texts in enumerate(
-            candidate_answers(
-                model,
-                processor,
-                batch,
-                task=task,
-                candidates=candidates,
-                number=num_candidates,
-                max_new_tokens=max_new_tokens,
-            ),
-            start,
-        ):
+        found = candidate_answers(
+            model,
+            processor,
+            batch,
+            task=task,
+            candidates=candidates,
+            number=num_candidates,
+            max_new_tokens=max_new_tokens,
+            seed=int(np.random.SeedSequence((seed, start)).generate_state(1)[0]),
+        )
+        for index, texts in list(enumerate(found, start))[len(file) - start :]:
             values = stored[index]["values"]
             if pairs == "numbers":
                 file.add(index, number_pair(texts, values, task, gap))
@@ -146,11 +151,11 @@ def build_preferences(
             everything = proposed if perfect is None else [*proposed, perfect]
             file.add(index, None if chosen is None else (everything[chosen[0]], everything[chosen[1]]))
     file.write_card(f"Preferences, task {task.name}", PAIRS[pairs])
-    found = file.pairs()
-    if not found:
+    kept = file.pairs()
+    if not kept:
         reason = "no candidate has a wrong number" if pairs == "numbers" else "all candidates err alike"
         raise ValueError(f"{file.path}: none of {len(rows)} prompts gave a pair; {reason}.")
-    return preference_dataset(source, stored, found), file
+    return preference_dataset(source, stored, kept), file
 
 
 def number_pair(

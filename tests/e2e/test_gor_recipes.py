@@ -16,29 +16,29 @@ from tests.hub_server import HubServer, run_client
 Result = CompletedProcess[str]
 ONE = ["--eval_num_images", "1", "--warmup_steps", "0", "--logging_steps", "1"]
 ROWS = "trainable_tokens_delta"
+STAGES = ("gor_sft", "expected_error", "gor_dpo", "rarl_stage2")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Working folder after the three recipes, each on the adapter of the one before."""
+    """Working folder after the recipes, each on the adapter of the one before."""
     folder = tmp_path_factory.mktemp("gor")
     succeeded(launch("gor_sft.py", folder, *SHORT, *ONE, "--num_images", "1"))
-    succeeded(launch("gor_dpo.py", folder, *SHORT, *ONE, "--num_images", "1", "--num_prompts", "24"))
+    succeeded(launch("expected_error.py", folder, *SHORT, *ONE, "--num_images", "1", "--eval_interval", "0.8"))
+    adapter = ["--adapter", "outputs/expected_error", "--num_images", "1"]
+    succeeded(launch("gor_dpo.py", folder, *SHORT, *ONE, *adapter, "--num_prompts", "24"))
     adapter = ["--adapter", "outputs/gor_dpo", "--num_images", "1"]
     succeeded(launch("rarl_stage2.py", folder, *SHORT, *ONE, *adapter))
     return folder
 
 
 def test_every_stage_keeps_the_vocabulary_and_moves_the_rows(trained: Path) -> None:
-    tasks = [trained_task(str(trained / "outputs" / stage)) for stage in ("gor_sft", "gor_dpo", "rarl_stage2")]
+    tasks = [trained_task(str(trained / "outputs" / stage)) for stage in STAGES]
     assert tasks[0] is not None and tasks[0].vocabulary is not None
-    assert tasks[0] == tasks[1] == tasks[2]
-    weights = [
-        load_file(trained / "outputs" / stage / "adapter_model.safetensors")
-        for stage in ("gor_sft", "gor_dpo", "rarl_stage2")
-    ]
+    assert all(task == tasks[0] for task in tasks)
+    weights = [load_file(trained / "outputs" / stage / "adapter_model.safetensors") for stage in STAGES]
     rows = [name for name in weights[0] if ROWS in name]
-    assert rows and weights[0].keys() == weights[1].keys() == weights[2].keys()
+    assert rows and all(each.keys() == weights[0].keys() for each in weights)
     for before, after in zip(weights[:-1], weights[1:], strict=True):
         assert any(not before[name].equal(after[name]) for name in rows)
 
@@ -49,6 +49,15 @@ def test_reference_is_the_policy_before_the_first_step(trained: Path) -> None:
     assert dpo["rewards/rejected"] == pytest.approx(0, abs=1e-5)
     rarl_state = json.loads((trained / "outputs/rarl_stage2/trainer_state.json").read_text())["log_history"][0]
     assert rarl_state["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_expected_errors_are_logged_and_intervals_reported(trained: Path) -> None:
+    output = trained / "outputs/expected_error"
+    logged = json.loads((output / "trainer_state.json").read_text())["log_history"][0]
+    assert logged["numbers_per_answer"] == 1 and 0 < logged["number_error"] <= 10
+    interval = json.loads((output / "report.json").read_text())["interval"]
+    assert interval["interval"] == 0.8 and (interval["coverage"] is None) == (interval["unreadable"] == 4)
+    assert "the expected error of the numbers" in (output / "README.md").read_text()
 
 
 def test_pairs_have_a_card(trained: Path) -> None:
@@ -74,6 +83,8 @@ def test_errors_come_before_training(trained: Path) -> None:
     assert "outputs/gor_sft2" in error_line(digits)
     other = launch("sft.py", trained, *SHORT, "--gor_vocabulary", "fit")
     assert "recipes/gor_sft.py trains value tokens" in error_line(other)
+    interval = launch("sft.py", trained, *SHORT, "--eval_interval", "0.8")
+    assert "eval_interval: wanted value tokens, but task 'count' writes digits" in error_line(interval)
     missing = launch("gor_sft.py", trained, *SHORT, "--gor_vocabulary", "nowhere")
     assert "nowhere/vocabulary.json: no such file" in error_line(missing)
 

@@ -117,3 +117,11 @@ def test_value_tokens_are_trained_under_zero2(tmp_path: Path) -> None:
     assert weights[name].shape == before.shape
     moved = (weights[name] - before).abs().amax(dim=1)
     assert bool((moved > 1e-4).all()), f"rows that did not move: {moved.tolist()}"
+    # Then their expected errors, laid behind answers, in two processes.
+    again = tmp_path / "again"
+    again.mkdir()
+    flags = ["--num_images", "1", "2", "--eval_num_images", "1", "--logging_steps", "1", "--adapter", str(output)]
+    succeeded(start_two(again, 2, "expected_error.py", *flags))
+    logged = json.loads((again / "output/trainer_state.json").read_text())["log_history"][0]
+    assert 1 <= logged["numbers_per_answer"] <= 2 and logged["number_error"] > 0
+    assert not load_file(again / "output" / WEIGHTS)[name].equal(weights[name])

@@ -325,7 +325,7 @@ def test_recipes_are_listed_and_copied(tmp_path: Path) -> None:
     listed = call("recipes", "list")
     names = [line.partition(": ")[0] for line in listed.stdout.splitlines()]
     assert listed.exit_code == 0 and names == sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-    assert "gor_dpo: DPO on the policy's own beam candidates" in listed.stdout
+    assert "gor_dpo: DPO on the policy's own answers" in listed.stdout
     assert call("recipes", "copy", "rarl_stage2", tmp_path / "mine").exit_code == 0
     copied = {str(path.relative_to(tmp_path / "mine")) for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert {"rarl_stage2.py", "configs/rarl_stage2_tiny.yaml", "accelerate_configs/zero2.yaml"} <= copied
@@ -346,4 +346,4 @@ def test_nothing_is_overwritten_by_a_copy(tmp_path: Path) -> None:
     assert "cpu.yaml: there already" in fails(2, "recipes", "copy", "gor_sft", tmp_path)
     assert (tmp_path / "accelerate_configs/cpu.yaml").read_text() == "mine"
     message = fails(2, "recipes", "copy", "sft.py", tmp_path)
-    assert "There is no recipe 'sft.py'; there are gor_dpo, gor_sft, levels_sft, rarl_stage1" in message
+    assert "There is no recipe 'sft.py'; there are expected_error, gor_dpo, gor_sft, levels_sft, rarl_stage1" in message

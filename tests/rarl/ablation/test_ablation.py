@@ -184,7 +184,10 @@ def test_table_leaves_out_what_nothing_was_asked_of() -> None:
 def test_table_shows_the_best_and_the_spread() -> None:
     results = [result("sft", seed, mae, 0.5) for seed, mae in ((0, 0.6), (1, 0.8))]
     results += [result("sft_rarl", seed, mae, 0.75) for seed, mae in ((0, 0.25), (1, 0.35))]
+    inside = {"interval": 0.8, "coverage": 0.75, "width": 2.0, "unreadable": 0}
+    results[-1] = replace(results[-1], report={**results[-1].report, "interval": inside})
     text = markdown(results, "sft_rarl")
+    assert "| 75.0 % | 0.0 % | 10 | 2 |" in text and "|  | 0.0 % | 10 | 2 |" in text
     assert "**count, noisy labels (σ 2)**" in text
     assert "| SFT | 0.300 ± 0.141 | 0.700 ± 0.141 | 0.500 ± 0.000 |" in text
     assert "| SFT → RARL | **0.700** ± 0.071 | **0.300** ± 0.071 | **0.750** ± 0.000 |" in text

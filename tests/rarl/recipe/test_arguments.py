@@ -264,6 +264,7 @@ ACTS_ELSEWHERE = {
     "gor_constrained": "test_constrained_rollouts_from_the_command_line",
     "eval_batch_size": "test_evaluation_takes_its_arguments",
     "eval_max_new_tokens": "test_evaluation_takes_its_arguments",
+    "eval_interval": "test_evaluation_takes_its_arguments",
 }
 
 
@@ -342,6 +343,8 @@ def run_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str
     [
         ("sft", ["--gor_vocabulary", "fit"], "gor_vocabulary: recipes/gor_sft.py trains value tokens"),
         ("levels_sft", ["--gor_vocabulary", "fit"], "gor_vocabulary: answers are rated in words"),
+        ("levels_sft", ["--eval_interval", "0.5"], "eval_interval: answers are rated in words"),
+        ("gor_sft", ["--eval_interval", "1.5"], "eval_interval: wanted"),
         ("levels_sft", ["--eval_max_new_tokens", "5"], "eval_max_new_tokens: answers are rated in words"),
         ("levels_sft", ["--num_images", "2"], "num_images: images are rated one by one"),
         ("gor_sft", ["--loss_type", "dft"], "loss_type: wanted nll beside the loss of numbers, got dft"),

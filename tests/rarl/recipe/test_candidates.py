@@ -2,16 +2,20 @@
 
 import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from rarl import tiny
+from rarl.datasets import make_dataset
 from rarl.datasets.builtin import BuiltinSource
 from rarl.inputs import batch_inputs
 from rarl.number_trie import NumberTrie
 from rarl.prompt import build_prompt
-from rarl.recipe.preferences import candidate_answers
+from rarl.recipe.preferences import build_preferences, candidate_answers
 from rarl.task import get_task
 
 
@@ -70,3 +74,43 @@ def test_samples_come_as_the_model_has_them() -> None:
     assert number > 300 and sum(chance > 0.05 for chance in chances) > 2
     for value, chance in zip(trie.numbers.tolist(), chances, strict=True):
         assert abs(counts[value] - number * chance) < 4 * (number * chance * (1 - chance)) ** 0.5 + 2
+
+
+@pytest.mark.parametrize("candidates", ["beams", "samples"])
+def test_pairs_of_a_run_that_was_stopped_are_those_of_a_whole_one(candidates: Any, tmp_path: Path) -> None:
+    """Whatever other random numbers are drawn in between, and wherever in a batch it stopped."""
+    model, processor = tiny.load()
+    with torch.no_grad():
+        model.eval().model.language_model.norm.weight *= 0.5
+    source = BuiltinSource("count", 30, 0)
+    rows = make_dataset(source, np.arange(30), 7, mix={1: 1.0})
+
+    def build(folder: Path, seed: int = 0) -> list[str]:
+        settings: dict[str, Any] = {"adapter": "one"}
+        build_preferences(
+            model,
+            processor,
+            rows,
+            source=source,
+            folder=folder,
+            settings=settings,
+            candidates=candidates,
+            num_candidates=2,
+            seed=seed,
+            pairs="answers",
+            batch_size=3,
+            max_new_tokens=60,
+        )
+        return (folder / "pairs.jsonl").read_text().splitlines()
+
+    whole = build(tmp_path / "whole")
+    assert len(whole) == 8
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/pairs.jsonl").write_text("\n".join(whole[:6]) + "\n")
+    state = torch.get_rng_state()
+    assert build(tmp_path / "part") == whole
+    assert torch.equal(torch.get_rng_state(), state)
+    if candidates == "samples":
+        assert build(tmp_path / "other", seed=1)[1:] != whole[1:]
+        with pytest.raises(ValueError, match=r"pairs.jsonl: made with .*'seed': 0.* wanted .*'seed': 2"):
+            build(tmp_path / "part", seed=2)

@@ -10,13 +10,15 @@ import torch
 from transformers import AutoTokenizer
 from trl import GRPOConfig
 
+from gor_head import CoDiVocabulary
+from gor_head.vlm import attach
 from rarl import tiny
 from rarl.answer_format import write_completion, write_list
 from rarl.credit import CreditedAnswer, Worth
 from rarl.datasets import load_source, make_dataset
 from rarl.expectation import ExpectedNumbers
 from rarl.inputs import batch_inputs
-from rarl.prompt import build_completion
+from rarl.prompt import build_completion, number_contexts
 from rarl.rewards import REWARDS, accuracy_reward, format_reward, regression_reward, weights
 from rarl.task import OrdinalTask, get_task
 from rarl.trainer import RARLConfig, RARLTrainer, SharedPrefixTrainer
@@ -27,7 +29,7 @@ QWEN = DATA / "qwen2_5_vl_tokenizer"
 TASK = get_task("count")
 
 
-def rows_of(num_images: int, num_prompts: int = 2, task: str = "count") -> Any:
+def rows_of(num_images: int, num_prompts: int = 2, task: str | OrdinalTask = "count") -> Any:
     return make_dataset(load_source("builtin", task, size=16), np.arange(16), num_prompts, mix={num_images: 1.0})
 
 
@@ -82,9 +84,20 @@ def test_advantages_of_tokens_are_totals_less_promises(
             np.testing.assert_allclose(output["advantages"][row, : len(stages)].numpy(), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", ["count", "brightness"])
+CODES = {
+    "a token each": CoDiVocabulary.for_language_model(range(11)),
+    "tags": CoDiVocabulary([1, 2, 5], tolerance=0, max_length=4),
+}
+
+
+@pytest.mark.parametrize("task, codes", [("count", None), ("brightness", None), *(("count", each) for each in CODES)])
 def test_gradient_of_a_tied_group_is_that_of_the_expected_reward(
-    random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+    random_model: Any,
+    processor: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    codes: str | None,
 ) -> None:
     """All answers alike: nothing is left of the sampled part, and a number's own distribution still teaches.
 
@@ -92,11 +105,15 @@ def test_gradient_of_a_tied_group_is_that_of_the_expected_reward(
     node, and differentiates the mean regression reward.
     """
     judged = get_task(task)
+    if codes is not None:
+        judged = judged.with_vocabulary(CODES[codes])
+        random_model, processor = copy.deepcopy(random_model), copy.deepcopy(processor)
+        attach(random_model, processor, CODES[codes], number_contexts(judged))
     trainer = trainer_of(
         random_model,
         processor,
         tmp_path,
-        rows=rows_of(1, task=task),
+        rows=rows_of(1, task=judged),
         rewards=[regression_reward, format_reward],
         credit="exact",
         loss_type="dr_grpo",
