@@ -253,9 +253,10 @@ class NumberTrie:
             codes = task.codi_vocabulary
             numbers = [number for number in numbers if codes.decode(codes.encode(number)) == number]
             paths = code_tokens(tokenizer, codes, numbers)
-            return cls(
-                numbers, [task.format_value(each) for each in numbers], paths, texts, with_blank=True, whole=True
-            )
+            written = [task.format_value(each) for each in numbers]
+            # A code takes the blank before it along, but for those of early adapters.
+            alone, behind = tokenizer([written[0], f" {written[0]}"], add_special_tokens=False)["input_ids"]
+            return cls(numbers, written, paths, texts, with_blank=len(alone) == len(behind), whole=True)
         tokens, with_blank = _number_tokens(tokenizer, task, numbers, texts)
         return cls(numbers, [task.format_value(number) for number in numbers], tokens, texts, with_blank=with_blank)
 

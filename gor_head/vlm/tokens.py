@@ -121,6 +121,10 @@ def add_tokens(processor: Any, vocabulary: CoDiVocabulary) -> ValueTokens:
             f"processor: has value tokens of another vocabulary, such as {present[-1]!r}; wanted none, or all "
             f"{len(names)} of this one."
         )
+    if present:
+        return ValueTokens.of(
+            tokenizer, vocabulary
+        )  # as they were saved: adding them again would change what they strip
     # Not special: `skip_special_tokens=True` must not remove them from an answer. What begins a number takes the blank
     # before it along: a blank of its own costs a token, and where blanks go with the digits after them nobody has
     # trained it.

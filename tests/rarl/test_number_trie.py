@@ -2,17 +2,20 @@
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
+from gor_head.text import token_names
 from gor_head.vlm import CodeMask, add_tokens
 from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
+from rarl.answer import parse_answer
 from rarl.number_trie import NumberTrie, Stated, legal_numbers, token_texts
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask, get_task
@@ -250,6 +253,23 @@ CODES = {
     "tags": CoDiVocabulary([1, 2, 4], tolerance=0, max_length=4),
     "rounded": CoDiVocabulary([1, 2, 4, 7], tolerance=0.2, max_length=3),
 }
+
+
+def test_codes_of_adapters_whose_tags_took_no_blank_along(tmp_path: Path) -> None:
+    """As they were saved at first: their processor goes on as it was, and so do the numbers that it writes."""
+    codes, tokens = CODES["tags"], tiny.build_processor().tokenizer
+    task = get_task("count").with_vocabulary(codes)
+    tokens.add_tokens([AddedToken(each, special=False, normalized=False) for each in ("<gor>", "</gor>")])
+    tokens.add_tokens([AddedToken(each, special=False, normalized=False) for each in token_names(codes)])
+    tokens.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    add_tokens(again, codes)  # what loading does; nothing is added
+    text = build_completion([3, 9], task)
+    ids = again(text, add_special_tokens=False)["input_ids"]
+    assert again.decode(ids) == text and parse_answer(text, 2).values() == [3, 9]
+    numbers = NumberTrie.of(again, task)
+    stated = [(each.image_id, float(numbers.numbers[each.number])) for each in numbers.find(ids)]
+    assert not numbers.with_blank and stated == [(1, 3), (2, 9), (1, 3), (2, 9)]
 
 
 @pytest.mark.parametrize("name", CODES)
