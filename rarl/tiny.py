@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 )
 
 
-READ_TASKS = ("age", "count", "aesthetics", "brightness")
+TOKENIZER_TASKS = ("age", "count", "aesthetics", "brightness")
 """Tasks whose texts the tokenizer was made for; another one here would be another tokenizer, and another model."""
 
 
@@ -83,7 +83,7 @@ def build_tokenizer(vocab_size: int = 768, special_tokens: Sequence[str] = SPECI
     )
     tokenizer.decoder = decoders.ByteLevel()
     texts = []
-    for task in map(get_task, READ_TASKS):
+    for task in map(get_task, TOKENIZER_TASKS):
         values = [task.minimum + (task.maximum - task.minimum) * step / 7 for step in range(8)]
         for num_images in (1, 2, 4, 8):
             for message in build_prompt(task, num_images):

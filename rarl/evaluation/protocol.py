@@ -178,7 +178,7 @@ def evaluate(
     seed: int = 0,
 ) -> Report:
     """Let a model answer every row, and [`score`][rarl.evaluation.protocol.score] the answers; the report also has
-    `tokens_per_answer` and, with `"sampled_median"`, `unreadable_samples`.
+    `tokens_per_answer`, `decode` and, with `"sampled_median"`, `unreadable_samples`.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -251,6 +251,7 @@ def evaluate(
         score(completions, values, task, constant=constant),
         tokens_per_answer=tokens,
         unreadable_samples=unreadable if decode == "sampled_median" else None,
+        decode=decode,
     )
     if interval is None:
         return report

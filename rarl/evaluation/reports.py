@@ -123,6 +123,7 @@ class Report:
         interval: What intervals of one-image prompts are worth.
         unreadable_samples: Number of images → number of sampled answers that could not be read, of answers that are
             medians of samples.
+        decode: How numbers were read; see [`evaluate`][rarl.evaluation.protocol.evaluate].
     """
 
     task: str
@@ -137,6 +138,7 @@ class Report:
     tokens_per_answer: dict[int, float | None] | None = None
     interval: IntervalScores | None = None
     unreadable_samples: dict[int, int] | None = None
+    decode: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of `report.json`, plain JSON."""
@@ -151,6 +153,7 @@ class Report:
             "tokens_per_answer": _by_number(self.tokens_per_answer),
             "interval": None if self.interval is None else self.interval.to_json(),
             "unreadable_samples": _by_number(self.unreadable_samples),
+            "decode": self.decode,
         }
         return content | {name: part for name, part in parts.items() if part is not None}
 
@@ -187,6 +190,7 @@ class Report:
             "tokens_per_answer": part("tokens_per_answer", _reader(_number_or_null)),
             "interval": part("interval", IntervalScores.from_json),
             "unreadable_samples": part("unreadable_samples", _reader(_count)),
+            "decode": part("decode", _word),
         }
         rate = _number_or_null(failure_rate, f"{where}: failure_rate")
         return cls(task, _read_scores(rest, where), rate, **parts)
@@ -284,6 +288,12 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{where}: wanted a finite number, got {value!r}.")
     return value
+
+
+def _word(found: Any, where: str) -> str:
+    if not isinstance(found, str):
+        raise ValueError(f"{where}: wanted a word, got {found!r}.")
+    return found
 
 
 def _number_or_null(value: Any, where: str) -> float | None:
