@@ -19,11 +19,8 @@ import torch
 
 from rarl.credit import CreditedAnswer, Worth
 from rarl.number_trie import NumberTrie
-from rarl.shared_prefix.branches import TokenTree
+from rarl.shared_prefix.branches import MAX_TOKENS, TokenTree
 from rarl.task import OrdinalTask
-
-MAX_TOKENS = 256
-"""Tokens of the tree behind each number of each answer: memory grows with its square."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ import torch
 from rarl.shared_prefix.groups import Images, join_images
 from rarl.shared_prefix.layout import Group, Pack, masks, pack_groups
 
+MAX_TOKENS = 256
+"""Tokens of a tree behind each number of each answer beyond which trainers refuse it: memory grows with its square."""
+
 
 @dataclass(frozen=True)
 class TokenTree:

@@ -21,7 +21,7 @@ from trl.trainer.utils import pad
 from gor_head.vlm.repairs import mend_token_rows
 from gor_head.vlm.sft import NumberLossTrainer
 from rarl.number_trie import NumberTrie
-from rarl.shared_prefix.branches import TokenTree, answer_and_branch_logits
+from rarl.shared_prefix.branches import MAX_TOKENS, TokenTree, answer_and_branch_logits
 from rarl.shared_prefix.groups import split_images
 from rarl.shared_prefix.scoring import prompt_groups
 from rarl.shared_prefix.support import innermost, unsupported
@@ -79,8 +79,9 @@ class ExpectedErrorTrainer(NumberLossTrainer):
             `prompt` and `completion`, and `images` if there are any.
 
     Raises:
-        ValueError: If there is no such loss, λ is not above 0, answers are packed or prompts trained on, or nothing can
-            be laid behind the model's answers; see [`rarl.shared_prefix.support`][rarl.shared_prefix.support].
+        ValueError: If there is no such loss, λ is not above 0, answers are packed or prompts trained on, nothing can be
+            laid behind the model's answers (see [`rarl.shared_prefix.support`][rarl.shared_prefix.support]), or there
+            would be more than 256 tokens behind each number.
         RuntimeError: In training, if rows of value tokens that are to be trained stay as they are.
     """
 
@@ -94,6 +95,12 @@ class ExpectedErrorTrainer(NumberLossTrainer):
     ) -> None:
         if expected_error not in get_args(ExpectedError):
             raise ValueError(f"expected_error: wanted {' or '.join(get_args(ExpectedError))}, got {expected_error!r}.")
+        self.tree, self.nodes = TokenTree.of(trie.prefixes)
+        if len(self.tree.tokens) > MAX_TOKENS:
+            raise ValueError(
+                f"trie: a number would have {len(self.tree.tokens)} tokens behind it, for {len(trie.numbers)} legal "
+                f"numbers; wanted at most {MAX_TOKENS}."
+            )
         if not number_weight > 0:
             raise ValueError(f"number_weight: wanted a number above 0, got {number_weight}; SFT has no such loss.")
         super().__init__(*args, number_weight=number_weight, **kwargs)
@@ -106,7 +113,6 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         if (reason := unsupported(model.config)) is not None:
             raise ValueError(f"model: expected errors lay numbers behind answers, but {reason}.")
         self.trie, self.expected_error = trie, expected_error
-        self.tree, self.nodes = TokenTree.of(trie.prefixes)
         self.data_collator = CountImages(self.data_collator)
         mend_token_rows(model)
         self.check_rows()

@@ -211,6 +211,14 @@ def test_what_cannot_be_meant(settings: Any, message: str, tmp_path: Path) -> No
         trainer_of(COUNT, tmp_path, **settings)
 
 
+def test_numbers_with_too_many_prefixes_are_refused(tmp_path: Path) -> None:
+    fine = OrdinalTask("count", "a share", 0, 10, tolerance=1)
+    _, processor = model_of(COUNT)
+    many = NumberTrie.of(processor, fine, 0.001)
+    with pytest.raises(ValueError, match=r"trie: a number would have \d+ tokens behind it, for 10001 legal numbers"):
+        ExpectedErrorTrainer(None, SFTConfig(str(tmp_path), use_cpu=True, bf16=False), trie=many)
+
+
 def test_models_without_a_layout_of_their_own_are_refused(tmp_path: Path) -> None:
     model, processor = model_of(COUNT)
     model.config.get_text_config()._attn_implementation = "flex_attention"
