@@ -74,6 +74,25 @@ def split_images(fields: Mapping[str, Any], num_images: Sequence[int] | None) ->
     return [row if number else None for row, number in zip(rows, num_images, strict=True)]
 
 
+def num_tiles(
+    processor: Any, prompt_ids: Sequence[Any], fields: Mapping[str, Any], num_images: Sequence[int] | None
+) -> list[int] | None:
+    """Tiles of each row where pixels come in tiles, several an image (InternVL), which its image tokens tell; `None`
+    where they do not.
+
+    Args:
+        processor: The processor of the model.
+        prompt_ids: Token ids of each row.
+        fields: Inputs of the model for images.
+        num_images: Number of images of each row.
+    """
+    pixels = fields.get("pixel_values")
+    if num_images is None or pixels is None or pixels.ndim != 4 or len(pixels) == sum(num_images):
+        return None
+    token, length = processor.image_token_id, processor.image_seq_length
+    return [list(ids).count(token) // length for ids in prompt_ids]
+
+
 def _image_rows(fields: Mapping[str, Any], num_images: Sequence[int]) -> list[Images]:
     grids, tiles = fields.get("image_grid_thw"), fields.get("num_tiles")
     if isinstance(grids, torch.Tensor):

@@ -22,7 +22,7 @@ from gor_head.vlm.repairs import mend_token_rows
 from gor_head.vlm.sft import NumberLossTrainer
 from rarl.number_trie import NumberTrie
 from rarl.shared_prefix.branches import MAX_TOKENS, TokenTree, answer_and_branch_logits
-from rarl.shared_prefix.groups import split_images
+from rarl.shared_prefix.groups import num_tiles, split_images
 from rarl.shared_prefix.scoring import prompt_groups
 from rarl.shared_prefix.support import innermost, unsupported
 
@@ -135,7 +135,9 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         base_model = innermost(self.accelerator.unwrap_model(model))
         tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
         batch, width = parted(inputs, tokenizer.pad_token_id)
-        images = split_images(inputs, inputs["num_images"].tolist())
+        counts = inputs["num_images"].tolist()
+        tiles = num_tiles(self.processing_class, inputs["input_ids"].tolist(), inputs, counts)
+        images = split_images(inputs | {"num_tiles": tiles}, counts)
         groups = prompt_groups(base_model, **batch, completion_length=width, images=images)
         ids, mask = batch["input_ids"][:, -width:], batch["attention_mask"][:, -width:]
         places, true = self._stated(ids, mask)

@@ -22,6 +22,7 @@ from rarl.shared_prefix.groups import (
     IMAGE_FIELDS,
     Images,
     join_images,
+    num_tiles,
     same_prompts,
     share_images,
     shuffled_groups,
@@ -225,7 +226,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         # Some processors give a list of tensors or arrays, one an image or tile, of one shape.
         of_images = {name: fields.pop(name, None) for name in IMAGE_FIELDS}
         of_images = {name: _tensor(field) for name, field in of_images.items() if field is not None}
-        tiles = self._num_tiles(prompt_ids, of_images, num_images)
+        tiles = num_tiles(self.processing_class, prompt_ids, of_images, num_images)
         return fields, split_images(of_images | {"num_tiles": tiles}, num_images)
 
     def _take_prompts(
@@ -238,14 +239,6 @@ class SharedPrefixTrainer(GRPOTrainer):
             taken |= join_images([images_of[row] for row in rows])
         chosen = None if images is None else [images[row] for row in rows]
         return [prompt_ids[row] for row in rows], chosen, taken
-
-    def _num_tiles(self, prompt_ids: Any, fields: Any, num_images: list[int] | None) -> list[int] | None:
-        """Tiles of each row where pixels come in tiles, several an image (InternVL): its image tokens tell."""
-        pixels = fields.get("pixel_values")
-        if num_images is None or pixels is None or pixels.ndim != 4 or len(pixels) == sum(num_images):
-            return None
-        token, length = self.processing_class.image_token_id, self.processing_class.image_seq_length
-        return [list(ids).count(token) // length for ids in prompt_ids]
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -1,5 +1,6 @@
 """Vision-language models of every family: prompts, both stages of RARL with mutation, saved, loaded and evaluated."""
 
+import copy
 import logging
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.processing_utils import MultiModalData
-from trl import GRPOTrainer
+from trl import GRPOTrainer, SFTConfig
 from trl.data_utils import prepare_multimodal_messages
 
 from rarl import inputs as inputs_module
@@ -22,11 +23,12 @@ from rarl.evaluation.protocol import evaluate
 from rarl.inputs import batch_inputs, prompt_lengths
 from rarl.lora import language_lora_targets
 from rarl.models import load_model
+from rarl.number_trie import NumberTrie
 from rarl.prompt import build_prompt
 from rarl.rewards import REWARDS, weights
 from rarl.shared_prefix import MODEL_TYPES, answer_log_probs, split_images
 from rarl.task import get_task
-from rarl.trainer import RARLConfig, RARLTrainer
+from rarl.trainer import ExpectedErrorTrainer, RARLConfig, RARLTrainer
 from rarl.vision_tokens import vision_token_ids
 from tests import families
 from tests.families import FAMILIES
@@ -200,6 +202,57 @@ def test_shared_prompts_give_log_probabilities_and_gradients_of_trl(folder: Any,
     scale = max(float(value.abs().max()) for value in expected.values())
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_expected_errors_are_those_of_numbers_written_out(folder: Any, tmp_path: Path, family: str) -> None:
+    """Likelihoods are the plain model's, and so are the chances of every number behind an answer."""
+    model = AutoModelForImageTextToText.from_pretrained(folder(family))
+    processor, task = AutoProcessor.from_pretrained(folder(family)), get_task("count")
+    source = load_source("builtin", task="count", size=SIZE)
+    rows = make_dataset(source, np.arange(SIZE), 3, mix={1: 1.0, 2: 1.0}, with_completion=True)
+    trie = NumberTrie.of(processor, task)
+    config = SFTConfig(
+        str(tmp_path), max_length=None, use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False
+    )
+    trainer = ExpectedErrorTrainer(model, config, train_dataset=rows, processing_class=processor, trie=trie)
+    model.eval()
+
+    def fields_of(*chosen: int) -> dict[str, Any]:
+        return dict(trainer.data_collator([copy.deepcopy(rows[index]) for index in chosen]))
+
+    with torch.no_grad():
+        batch = fields_of(0, 1, 2)
+        logits, tokens, log_probs, true = trainer._scores(model, batch)
+        plain = {name: field for name, field in batch.items() if name not in ("labels", "num_images")}
+        wanted = torch.nn.functional.cross_entropy(
+            model(**plain).logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+        )
+        assert torch.nn.functional.cross_entropy(logits, tokens, reduction="sum").item() == pytest.approx(
+            wanted.item(), rel=1e-4
+        )
+        assert true.tolist() == [value for row in rows for value in row["values"]]
+        place = 0
+        for index in range(len(rows)):
+            alone = fields_of(index)
+            answer = int((alone["labels"] != -100).nonzero()[0, 1])
+            stated = [each for each in trie.find(alone["input_ids"][0, answer:].tolist()) if each.place == "reasoning"]
+            for each in stated:
+                nodes = []
+                for prefix in trie.prefixes:
+                    whole = {name: field for name, field in alone.items() if name not in ("labels", "num_images")}
+                    start = answer + each.start
+                    for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
+                        if name in whole:
+                            filler = {"input_ids": prefix, "attention_mask": [1] * len(prefix)}.get(
+                                name, [0] * len(prefix)
+                            )
+                            tail = torch.tensor([list(filler)], dtype=whole[name].dtype)
+                            whole[name] = torch.cat([whole[name][:, :start], tail], dim=1)
+                    nodes.append(model(**whole).logits[0, -1])
+                torch.testing.assert_close(log_probs[place], trie.log_probs(torch.stack(nodes)), rtol=1e-3, atol=1e-4)
+                place += 1
+        assert place == len(log_probs) == sum(len(row["values"]) for row in rows)
 
 
 @pytest.mark.parametrize("family", SHARING)
