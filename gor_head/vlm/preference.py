@@ -34,18 +34,19 @@ class Candidate:
 def choose_pair(
     candidates: Sequence[Candidate], gap: float = 0.0, perfect: Candidate | None = None
 ) -> tuple[int, int] | None:
-    """Chosen and rejected among candidates in order of likelihood, as positions in `[*candidates, perfect]`.
+    """Chosen and rejected among candidates, likeliest first or as they were sampled, as positions in `[*candidates,
+    perfect]`.
 
-    Chosen is the least error, or `perfect` (the true answer) if it is given; rejected is the likeliest candidate whose
-    error is larger by more than `gap`. Of candidates that say the same the likeliest stands for all.
+    Chosen is the least error, or `perfect` (the true answer) if it is given; rejected is the first candidate whose
+    error is larger by more than `gap`. Of candidates that say the same the first stands for all.
 
     Returns:
         None for a tie: no candidate is worse by more than the gap.
     """
-    likeliest: dict[Any, int] = {}
+    first: dict[Any, int] = {}
     for index, one in enumerate(candidates):
-        likeliest.setdefault(one.key, index)
-    distinct = list(likeliest.values())
+        first.setdefault(one.key, index)
+    distinct = list(first.values())
     if perfect is not None:
         chosen, least = len(candidates), perfect.error
     else:
@@ -60,10 +61,13 @@ def choose_pair(
 def choose_number(
     candidates: Sequence[Sequence[float | None]], values: Sequence[float], gap: float = 0.0
 ) -> tuple[int, float] | None:
-    """The number that a pair is about: of the likeliest candidate with a wrong one, its worst.
+    """The number that a pair is about: the first wrong one of the first candidate that has one.
+
+    Not the farthest off: of several images that would be a number that a model seldom states.
 
     Args:
-        candidates: What each candidate states of the images, in order of likelihood; `None` where it states nothing.
+        candidates: What each candidate states of the images, in order of likelihood or as they were sampled; `None`
+            where it states nothing.
         values: True values.
         gap: Numbers that are off by no more than this count as right.
 
@@ -71,11 +75,9 @@ def choose_number(
         Position of the image and the rejected number; None if all candidates are right.
     """
     for stated in candidates:
-        off = [0.0 if number is None else abs(number - value) for number, value in zip(stated, values, strict=True)]
-        worst = max(range(len(values)), key=lambda image: off[image])
-        number = stated[worst]
-        if number is not None and off[worst] > gap:
-            return worst, number
+        for image, (number, value) in enumerate(zip(stated, values, strict=True)):
+            if number is not None and abs(number - value) > gap:
+                return image, number
     return None
 
 

@@ -380,7 +380,7 @@ def sampled_medians(
             for start, row in zip(range(0, len(texts), num_samples), batch, strict=True)
         ]
 
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         answers = in_batches(model, rows, answer, batch_size=batch_size, progress=progress)
     return Decoded([text for text, _ in answers], sum(unreadable for _, unreadable in answers))

@@ -68,7 +68,7 @@ def candidate_answers(
         processors.append(ValueTokenLogits(ValueTokens.of(processor, task.codi_vocabulary)))
     inputs = batch_inputs(processor, rows).to(model.device)
     reset_rope_deltas(model)
-    with torch.no_grad(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         tokens = model.generate(**inputs, generation_config=config, logits_processor=processors)
     reset_rope_deltas(model)
@@ -125,7 +125,8 @@ def build_preferences(
     settings |= {"own_answer": own_answer} if pairs == "answers" else {}
     settings |= {"seed": seed, "batch_size": batch_size} if candidates == "samples" else {}
     file = PreferenceFile(folder, settings)
-    starts = range(len(file) // batch_size * batch_size, len(rows), batch_size)  # what is there of a batch is kept
+    # What is there of a batch is kept, and what is whole is not made again.
+    starts = range(len(file) // batch_size * batch_size if len(file) < len(rows) else len(rows), len(rows), batch_size)
     console = Console(stderr=True)
     model.eval()
     for start in track(starts, "Preferences", console=console, disable=not console.is_terminal):
@@ -165,7 +166,7 @@ def number_pair(
     candidate has a wrong one. Numbers without a code of their own are none.
 
     Args:
-        texts: Candidates in order of likelihood.
+        texts: Candidates, likeliest first or as they were sampled.
         values: True values of the images.
         task: Says how values are written.
         gap: Numbers that are off by no more than this count as right.

@@ -70,10 +70,21 @@ def test_pairs_that_differ_in_no_number_are_refused(rows: tuple[list[int], list[
 def test_the_number_of_a_pair() -> None:
     truth = [3.0, 7.0]
     assert choose_number([[3, 7], [3, 5], [9, 7]], truth) == (1, 5)  # the likeliest candidate with a wrong one
-    assert choose_number([[4, 2]], truth) == (1, 2)  # and its worst number
+    assert choose_number([[4, 2]], truth) == (0, 4)  # its first wrong number, not the farthest off
     assert choose_number([[3, 5], [9, 7]], truth, gap=2) == (0, 9)
     assert choose_number([[None, 7], [3, None]], truth) is None
     assert choose_number([], truth) is None
+
+
+def test_rejected_numbers_of_sampled_answers_are_as_the_model_has_them() -> None:
+    """Of four images with a skewed distribution each: wrong numbers come in the shares that they have."""
+    rng = np.random.default_rng(0)
+    values, shares = np.arange(3, 10), np.array([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
+    drawn = rng.choice(values, p=shares, size=(20_000, 1, 4))
+    rejected = [found[1] for each in drawn.tolist() if (found := choose_number(each, [4, 4, 4, 4])) is not None]
+    wrong = np.where(values == 4, 0, shares) / (1 - shares[1])
+    counted = np.array([rejected.count(value) for value in values.tolist()]) / len(rejected)
+    np.testing.assert_allclose(counted, wrong, atol=0.012)
 
 
 @pytest.mark.parametrize("form", FORMS)
