@@ -113,7 +113,7 @@ class NumberLossTrainer(RowTraining, SFTTrainer):
     """TRL's SFTTrainer with a second loss, of the numbers that answers state; which one, a subclass says.
 
     Args:
-        number_weight: λ; the loss is that of TRL, plus λ times the mean loss of the batch's numbers.
+        number_weight: λ; the loss is that of TRL, plus λ times the mean loss of the step's numbers.
         number_scale: Unit of the error in label units, for example the standard deviation of the labels.
         number_annealed: Whether λ falls to 0 in a straight line over the steps.
         row_learning_rate: Learning rate of the value tokens' rows; that of everything else if `None`.
@@ -139,32 +139,47 @@ class NumberLossTrainer(RowTraining, SFTTrainer):
         super().__init__(*args, **kwargs)
         if number_weight:
             check_plain_loss(self.args)
+            # The loss is computed here, whatever the model takes: tokens of a step are to be counted.
+            self.model_accepts_loss_kwargs = True
         self.number_weight, self.number_scale = number_weight, number_scale
         self.number_annealed = number_annealed
         self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
+        self._numbers = torch.tensor(0.0)
+
+    def count_numbers(self, batch: Any) -> int:
+        """How many numbers of a micro-batch have a loss."""
+        raise NotImplementedError
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of a step, and its tokens, as transformers counts them; its numbers are counted, too."""
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        numbers = torch.tensor(float(sum(map(self.count_numbers, batches))), device=device)
+        self._numbers = self.accelerator.gather(numbers).sum()
+        return batches, tokens
+
+    def _weight(self) -> float:
+        done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
+        return self.number_weight * (1 - done)
 
     def total_loss(self, nll: Tensor, count: Tensor, errors: Tensor, num_items_in_batch: Any) -> Tensor:
         """The loss of a micro-batch, as transformers wants it: added up over those of a step, averaged over processes.
+
+        Both means are over the whole step, however it is cut into micro-batches and processes.
 
         Args:
             nll: Sum of the negative log-likelihoods of its tokens.
             count: Number of these.
             errors: Loss of each of its numbers, `[c]`.
-            num_items_in_batch: Tokens of the step, as transformers counts them; `None` where it counts none.
+            num_items_in_batch: Tokens of the step, as transformers counts them; `None` where it counts none, and a
+                micro-batch is taken by itself.
         """
-        done = self.state.global_step / max(1, self.state.max_steps) if self.number_annealed else 0.0
-        error = (errors.sum() / max(1, len(errors))).to(nll.dtype)
+        weight, error = self._weight(), errors.sum().to(nll.dtype)
         if num_items_in_batch is None:
-            return nll / count + self.number_weight * (1 - done) * error
-        # Tokens are counted over all micro-batches of a step; a sum of means has to be a mean again.
-        parts = self.current_gradient_accumulation_steps
-        return self._ranks() * nll / num_items_in_batch + self.number_weight * (1 - done) * error / parts
-
-    def _ranks(self) -> int:
-        """Processes whose tokens are counted together, while their gradients are averaged."""
-        if not self.args.average_tokens_across_devices:
-            return 1
-        return max(1, self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu)
+            return nll / count + weight * error / max(1, len(errors))
+        # Gradients are averaged over processes, of which each has a part of what is counted.
+        ranks = self.accelerator.num_processes // self.get_tp_size() if self.args.n_gpu <= 1 else self.args.n_gpu
+        of_tokens = ranks if self.args.average_tokens_across_devices else 1
+        return of_tokens * nll / num_items_in_batch + ranks * weight * error / self._numbers.clamp(min=1)
 
 
 class GoRSFTTrainer(NumberLossTrainer):
@@ -203,10 +218,15 @@ class GoRSFTTrainer(NumberLossTrainer):
         give_heads_a_bias(cast(nn.Module, self.model))
         self.check_rows()
 
+    def count_numbers(self, batch: Any) -> int:
+        """How many codes the labels of a micro-batch have."""
+        ends = self.tokens.columns if self.tokens.vocabulary.tagless else [self.tokens.end_id]
+        return int(torch.isin(batch["labels"], torch.tensor(ends, device=batch["labels"].device)).sum())
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss, plus λ times the mean loss of the batch's numbers."""
+        """TRL's loss, plus λ times the mean loss of the numbers."""
         if not self.number_weight:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"]

@@ -46,29 +46,42 @@ def expected_errors(log_probs: Tensor, numbers: Tensor, true: Tensor, kind: Expe
 
 
 @dataclass
-class CountImages:
-    """A collator that also says how many images each row has, as `num_images` `[b]`.
+class NumberCollator:
+    """A collator of TRL's SFT that also says where answers state numbers.
 
     Args:
         collator: Makes everything else of a batch.
+        trie: The legal numbers.
     """
 
     collator: Callable[[list[dict[str, Any]]], Any]
+    trie: NumberTrie
 
     def __call__(self, examples: list[dict[str, Any]]) -> Any:
-        """Rows → the collator's batch and `num_images`."""
-        counts = [len(row["images"] or []) if "images" in row else int("image" in row) for row in examples]
+        """Rows → the collator's batch, and `num_images` `[b]`; row and token of the answer at which each number of its
+        reasoning begins, `number_places` `[p, 2]`, and `numbers` `[p]`."""
+        counts = [
+            len(row["images"] or []) if "images" in row else int(row.get("image") is not None) for row in examples
+        ]
         batch = self.collator(examples)
+        found: dict[tuple[int, int], tuple[int, int]] = {}
+        for row, labels in enumerate(batch["labels"]):
+            for each in self.trie.find(labels[labels != -100].tolist()):
+                if each.place == "reasoning":
+                    found.setdefault((row, each.image_id), (each.start, each.number))
+        places = [(row, start) for (row, _), (start, _) in found.items()]
         batch["num_images"] = torch.tensor(counts)
+        batch["number_places"] = torch.tensor(places, dtype=torch.int64).view(-1, 2)
+        batch["numbers"] = self.trie.numbers[[number for _, number in found.values()]]
         return batch
 
 
 class ExpectedErrorTrainer(NumberLossTrainer):
     """TRL's SFTTrainer on perfect answers, plus the expected error of the numbers in their reasoning.
 
-    In the log, `number_error` is the mean error of these numbers in label units (`"squared"`: the distance of the mean
-    from the truth, as a root of the mean square), and `numbers_per_answer` says how many were found: what stands in an
-    answer and is no legal number of the task in its usual tokens has its likelihood only.
+    In the log, `number_error` is the mean error of these numbers in label units, by batch (`"squared"`: the root of the
+    mean squared distance of the mean from the truth), and `numbers_per_answer` says how many were found: what stands in
+    an answer and is no legal number of the task in its usual tokens has its likelihood only.
 
     Args:
         trie: Legal numbers of the task.
@@ -79,9 +92,9 @@ class ExpectedErrorTrainer(NumberLossTrainer):
             `prompt` and `completion`, and `images` if there are any.
 
     Raises:
-        ValueError: If there is no such loss, λ is not above 0, answers are packed or prompts trained on, nothing can be
-            laid behind the model's answers (see [`rarl.shared_prefix.support`][rarl.shared_prefix.support]), or there
-            would be more than 256 tokens behind each number.
+        ValueError: If there is no such loss, λ is not above 0, answers are packed or cut or prompts trained on, nothing
+            can be laid behind the model's answers (see [`rarl.shared_prefix.support`][rarl.shared_prefix.support]), or
+            there would be more than 256 tokens behind each number.
         RuntimeError: In training, if rows of value tokens that are to be trained stay as they are.
     """
 
@@ -104,34 +117,40 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         if not number_weight > 0:
             raise ValueError(f"number_weight: wanted a number above 0, got {number_weight}; SFT has no such loss.")
         super().__init__(*args, number_weight=number_weight, **kwargs)
-        for name, wanted in (("packing", False), ("padding_free", False), ("completion_only_loss", True)):
-            if getattr(self.args, name) not in (wanted, None):
-                raise ValueError(f"{name}: wanted {wanted} for expected errors, got {getattr(self.args, name)}.")
+        kept = {"packing": False, "padding_free": False, "max_length": None}
+        seen = {name: getattr(self.args, name) for name in kept} | {"completion_only_loss": self.completion_only_loss}
+        for name, wanted in {**kept, "completion_only_loss": True}.items():
+            if seen[name] != wanted:
+                raise ValueError(f"{name}: wanted {wanted} for expected errors, got {seen[name]}.")
         model = self.accelerator.unwrap_model(cast(nn.Module, self.model))
         if self.is_fsdp_enabled:
             raise ValueError("expected errors are untested under FSDP; wanted DDP or DeepSpeed.")
         if (reason := unsupported(model.config)) is not None:
             raise ValueError(f"model: expected errors lay numbers behind answers, but {reason}.")
         self.trie, self.expected_error = trie, expected_error
-        self.data_collator = CountImages(self.data_collator)
+        self.data_collator = NumberCollator(self.data_collator, trie)
         mend_token_rows(model)
         self.check_rows()
+
+    def count_numbers(self, batch: Any) -> int:
+        """How many legal numbers the reasonings of a micro-batch state."""
+        return len(batch["number_places"])
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss, plus λ times the mean expected error of the batch's numbers."""
-        logits, tokens, log_probs, true = self._scores(model, inputs)
+        """TRL's loss, plus λ times the mean expected error of the numbers."""
+        logits, tokens, log_probs = self._scores(model, inputs)
         nll = nn.functional.cross_entropy(logits.float(), tokens, reduction="sum")
         numbers = self.trie.numbers.to(log_probs.device) / self.number_scale
-        errors = expected_errors(log_probs, numbers, true / self.number_scale, self.expected_error)
+        errors = expected_errors(log_probs, numbers, inputs["numbers"] / self.number_scale, self.expected_error)
         self._log_numbers(errors.detach(), len(inputs["labels"]))
         loss = self.total_loss(nll, torch.tensor(len(tokens), device=nll.device), errors, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _scores(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of the answers' tokens `[n, V]` and these `[n]`; log-probabilities of all numbers `[p, K]` where the
-        reasoning states one, and this one `[p]`."""
+    def _scores(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the answers' tokens `[n, V]` and these `[n]`; log-probabilities of all numbers where the reasoning
+        states one, `[p, K]`."""
         base_model = innermost(self.accelerator.unwrap_model(model))
         tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
         batch, width = parted(inputs, tokenizer.pad_token_id)
@@ -139,41 +158,31 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         tiles = num_tiles(self.processing_class, inputs["input_ids"].tolist(), inputs, counts)
         images = split_images(inputs | {"num_tiles": tiles}, counts)
         groups = prompt_groups(base_model, **batch, completion_length=width, images=images)
-        ids, mask = batch["input_ids"][:, -width:], batch["attention_mask"][:, -width:]
-        places, true = self._stated(ids, mask)
-        device = ids.device.type
-        autocast = torch.is_autocast_enabled(device)
-        logits, tokens, branches = answer_and_branch_logits(
-            model,
-            groups,
-            ids,
-            completion_mask=mask,
-            images=images,
-            places=places,
-            tree=self.tree,
-            config=base_model.config,
-            dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
-        )
-        return logits, tokens, self.trie.log_probs(branches[:, self.nodes]), true
-
-    def _stated(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of the first token of each number in the reasoning, `[p, 2]`, and the numbers, `[p]`."""
-        found: dict[tuple[int, int], tuple[int, int]] = {}
-        for row, (tokens, given) in enumerate(zip(ids, mask, strict=True)):
-            for each in self.trie.find(tokens[given.bool()].tolist()):
-                if each.place == "reasoning":
-                    found.setdefault((row, each.image_id), (each.start, each.number))
-        places = [(row, start) for (row, _), (start, _) in found.items()]
-        numbers = self.trie.numbers[[number for _, number in found.values()]]
-        return torch.tensor(places, dtype=torch.int64, device=ids.device).view(-1, 2), numbers.to(ids.device)
+        device = inputs["input_ids"].device.type
+        with self.accelerator.autocast():
+            autocast = torch.is_autocast_enabled(device)
+            logits, tokens, branches = answer_and_branch_logits(
+                model,
+                groups,
+                batch["input_ids"][:, -width:],
+                completion_mask=batch["attention_mask"][:, -width:],
+                images=images,
+                places=inputs["number_places"],
+                tree=self.tree,
+                config=base_model.config,
+                dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+            )
+        return logits, tokens, self.trie.log_probs(branches[:, self.nodes])
 
     def _log_numbers(self, errors: Tensor, rows: int) -> None:
-        mode = "train" if cast(nn.Module, self.model).training else "eval"
-        if len(errors):
-            mean = float(errors.mean())
+        own = torch.stack([errors.sum(), errors.new_tensor(len(errors)), errors.new_tensor(rows)])
+        total, numbers, answers = self.accelerator.gather(own[None]).sum(dim=0).tolist()
+        metrics = self._metrics["train" if cast(nn.Module, self.model).training else "eval"]
+        metrics["numbers_per_answer"].append(numbers / answers)
+        if numbers:
+            mean = total / numbers
             mean = mean if self.expected_error == "absolute" else (2 * mean) ** 0.5
-            self._metrics[mode]["number_error"].append(mean * self.number_scale)
-        self._metrics[mode]["numbers_per_answer"].append(len(errors) / rows)
+            metrics["number_error"].append(mean * self.number_scale)
 
 
 def parted(inputs: dict[str, Any], pad_token_id: int) -> tuple[dict[str, Tensor], int]:

@@ -218,20 +218,22 @@ def test_expected_errors_are_those_of_numbers_written_out(folder: Any, tmp_path:
     trainer = ExpectedErrorTrainer(model, config, train_dataset=rows, processing_class=processor, trie=trie)
     model.eval()
 
+    ours = ("labels", "num_images", "number_places", "numbers")
+
     def fields_of(*chosen: int) -> dict[str, Any]:
         return dict(trainer.data_collator([copy.deepcopy(rows[index]) for index in chosen]))
 
     with torch.no_grad():
         batch = fields_of(0, 1, 2)
-        logits, tokens, log_probs, true = trainer._scores(model, batch)
-        plain = {name: field for name, field in batch.items() if name not in ("labels", "num_images")}
+        logits, tokens, log_probs = trainer._scores(model, batch)
+        plain = {name: field for name, field in batch.items() if name not in ours}
         wanted = torch.nn.functional.cross_entropy(
             model(**plain).logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
         )
         assert torch.nn.functional.cross_entropy(logits, tokens, reduction="sum").item() == pytest.approx(
             wanted.item(), rel=1e-4
         )
-        assert true.tolist() == [value for row in rows for value in row["values"]]
+        assert batch["numbers"].tolist() == [value for row in rows for value in row["values"]]
         place = 0
         for index in range(len(rows)):
             alone = fields_of(index)
@@ -240,7 +242,7 @@ def test_expected_errors_are_those_of_numbers_written_out(folder: Any, tmp_path:
             for each in stated:
                 nodes = []
                 for prefix in trie.prefixes:
-                    whole = {name: field for name, field in alone.items() if name not in ("labels", "num_images")}
+                    whole = {name: field for name, field in alone.items() if name not in ours}
                     start = answer + each.start
                     for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
                         if name in whole:

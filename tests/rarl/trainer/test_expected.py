@@ -32,6 +32,9 @@ CODED = {
 }
 
 
+OURS = ("labels", "num_images", "number_places", "numbers")
+
+
 def model_of(task: OrdinalTask) -> tuple[Any, Any]:
     torch.manual_seed(0)
     processor = tiny.build_processor()
@@ -117,12 +120,13 @@ def test_loss_and_gradient_are_those_of_numbers_written_out(name: str, kind: Any
     rows = [trainer.train_dataset[index] for index in range(4)]
     batch = trainer.data_collator(copy.deepcopy(rows))
     assert batch["num_images"].tolist() == [len(row["images"]) for row in rows]
+    assert batch["numbers"].tolist() == [value for row in rows for value in row["values"]]
     loss = trainer.compute_loss(trainer.model, dict(batch))
     loss.backward()
     found = {key: each.grad.clone() for key, each in trainer.model.named_parameters() if each.grad is not None}
 
     model, processor = model_of(task)
-    fields = {key: value for key, value in batch.items() if key not in ("num_images", "labels")}
+    fields = {key: value for key, value in batch.items() if key not in OURS}
     plain = model(**fields).logits[:, :-1].flatten(0, 1)
     nll = torch.nn.functional.cross_entropy(plain, batch["labels"][:, 1:].flatten(), ignore_index=-100)
     numbers = NumberTrie.of(processor, task).numbers
@@ -160,16 +164,23 @@ def test_numbers_are_learnt_and_logged(name: str, tmp_path: Path) -> None:
 
 
 def test_micro_batches_add_up_to_a_step(tmp_path: Path) -> None:
-    """The gradient of a step is that of the whole batch; answers of one number each, so that their means agree."""
-    rows = rows_of(COUNT, 4, {1: 1.0})
+    """The gradient of a step is that of its answers, however they are cut: those of more images have more numbers."""
+    rows = rows_of(COUNT, 4, {1: 1.0, 4: 1.0})
+    assert len({len(row["values"]) for row in rows}) == 2
     norms = []
-    for size in (4, 2):
+    for size in (4, 2, 1):
         trainer = trainer_of(
-            COUNT, tmp_path, rows, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size, max_steps=1
+            COUNT,
+            tmp_path,
+            rows,
+            number_weight=5.0,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            max_steps=1,
         )
         trainer.train()
         norms.append([entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry])
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3) and norms[0] == pytest.approx(norms[2], rel=1e-3)
 
 
 def test_numbers_that_are_not_legal_have_their_likelihood_only(tmp_path: Path) -> None:
@@ -180,7 +191,7 @@ def test_numbers_that_are_not_legal_have_their_likelihood_only(tmp_path: Path) -
         row["completion"] = [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
     batch = trainer.data_collator(rows)
     loss = trainer.compute_loss(trainer.model, dict(batch))
-    fields = {key: value for key, value in batch.items() if key not in ("num_images", "labels")}
+    fields = {key: value for key, value in batch.items() if key not in OURS}
     plain = trainer.model(**fields).logits[:, :-1].flatten(0, 1)
     nll = torch.nn.functional.cross_entropy(plain, batch["labels"][:, 1:].flatten(), ignore_index=-100)
     assert loss.item() == pytest.approx(nll.item(), rel=1e-5)
@@ -203,6 +214,7 @@ def test_prompts_and_answers_apart() -> None:
         ({"number_weight": 0.0}, "number_weight: wanted a number above 0, got 0.0"),
         ({"number_scale": 0.0}, "number_scale: wanted a number above 0, got 0.0"),
         ({"loss_type": "dft"}, "loss_type: wanted nll beside the loss of numbers, got dft"),
+        ({"max_length": 120}, "max_length: wanted None for expected errors, got 120"),
         ({"completion_only_loss": False}, "completion_only_loss: wanted True for expected errors, got False"),
     ],
 )
