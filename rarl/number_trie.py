@@ -21,13 +21,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gor_head.numbers import read_number, write_number
 from gor_head.text import codes_to_numbers
 from gor_head.vlm.tokens import ValueTokens
-from gor_head.vocabulary import EOS, CoDiVocabulary
+from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
 from rarl.answer_format import IMAGE_KEY, VALUE_KEY
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
@@ -149,6 +150,39 @@ def _number_tokens(
     return tokens, with_blank
 
 
+def coded_numbers(task: OrdinalTask, resolution: float | None = None) -> list[float]:
+    """The numbers in the range of a task that a code of its vocabulary says exactly, ascending.
+
+    Args:
+        task: A task that writes value tokens.
+        resolution: Only multiples of this; all numbers if not given.
+
+    Raises:
+        ValueError: If there are fewer than two, or too many.
+    """
+    codes = task.codi_vocabulary
+    if resolution is not None:
+        values = np.array(legal_numbers(task, resolution))
+    elif codes.tagless:
+        values = np.array([0.0, *codes.values[FIRST_VALUE:]])
+    else:
+        first, last = (int(end) for end in codes.grid.units(np.array([task.minimum, task.maximum])))
+        if last - first >= MAX_NUMBERS:
+            raise ValueError(
+                f"vocabulary: task {task.name!r} has {last - first + 1} multiples of its resolution "
+                f"{write_number(codes.grid.resolution)}; wanted at most {MAX_NUMBERS}."
+            )
+        values = codes.grid.values(np.arange(first, last + 1))
+    values = values[(values >= task.minimum) & (values <= task.maximum)]
+    exact = values[codes.decode(codes.encode(values)) == values] if len(values) else values
+    if len(exact) < 2:
+        raise ValueError(
+            f"vocabulary: wanted codes of at least 2 numbers of task {task.name!r}"
+            f"{'' if resolution is None else f' that are multiples of {write_number(resolution)}'}, got {len(exact)}."
+        )
+    return [float(value) for value in exact]
+
+
 def code_tokens(tokenizer: Any, codes: CoDiVocabulary, numbers: Sequence[float]) -> list[tuple[int, ...]]:
     """Token ids of the codes of numbers, tags included.
 
@@ -237,26 +271,27 @@ class NumberTrie:
         Args:
             tokenizer: A fast tokenizer, or a processor that has one.
             task: The task; numbers are written by [`format_value`][rarl.task.OrdinalTask.format_value].
-            resolution: Distance of two neighbours; 1 for integer tasks, else 0.01, if not given.
+            resolution: Distance of two neighbours; if not given that of the vocabulary, or in digits 1 for integer
+                tasks, else 0.01.
 
         Raises:
-            ValueError: If there is no such set of numbers, see [`legal_numbers`][rarl.number_trie.legal_numbers]; if
-                the tokens of a number are not the same whatever stands beside it; or if the tokenizer lacks the value
-                tokens.
+            ValueError: If there is no such set of numbers, see [`legal_numbers`][rarl.number_trie.legal_numbers] and
+                [`coded_numbers`][rarl.number_trie.coded_numbers]; if the tokens of a number are not the same whatever
+                stands beside it; or if the tokenizer lacks the value tokens.
         """
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if not tokenizer.is_fast:
             raise ValueError(f"tokenizer: wanted a fast one, which knows where tokens lie, got {type(tokenizer)}.")
-        numbers = legal_numbers(task, resolution)
         texts = token_texts(tokenizer)
         if task.vocabulary is not None:
             codes = task.codi_vocabulary
-            numbers = [number for number in numbers if codes.decode(codes.encode(number)) == number]
+            numbers = coded_numbers(task, resolution)
             paths = code_tokens(tokenizer, codes, numbers)
             written = [task.format_value(each) for each in numbers]
             # A code takes the blank before it along, but for those of early adapters.
             alone, behind = tokenizer([written[0], f" {written[0]}"], add_special_tokens=False)["input_ids"]
             return cls(numbers, written, paths, texts, with_blank=len(alone) == len(behind), whole=True)
+        numbers = legal_numbers(task, resolution)
         tokens, with_blank = _number_tokens(tokenizer, task, numbers, texts)
         return cls(numbers, [task.format_value(number) for number in numbers], tokens, texts, with_blank=with_blank)
 

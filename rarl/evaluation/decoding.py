@@ -105,6 +105,7 @@ class NumberLogits(LogitsProcessor):
 
     Attributes:
         values: For each row the values chosen so far, by the number of the image.
+        written: The numbers that were written for them.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class NumberLogits(LogitsProcessor):
         self.model, self.trie, self.choose, self.end = model, trie, choose, end
         self.num_images, self.cache, self.mask = num_images, cache, mask
         self.values: list[dict[int, float]] = [{} for _ in num_images]
+        self.written: list[dict[int, float]] = [{} for _ in num_images]
         self._in_list = [False] * len(num_images)
         self._to_write: list[list[int]] = [[] for _ in num_images]
 
@@ -133,6 +135,7 @@ class NumberLogits(LogitsProcessor):
             for row, log_probs in zip(begun, self._log_probs(input_ids, scores, begun), strict=True):
                 number, value = self.choose(log_probs, self.trie.numbers)
                 self.values[row][images[row] or 0] = value
+                self.written[row][images[row] or 0] = float(self.trie.numbers[number])
                 complete = len(self.values[row]) == self.num_images[row]
                 self._to_write[row] = [*self.trie.tokens[number], *[self.end] * complete]
         writing = [row for row, tokens in enumerate(self._to_write) if tokens]
@@ -213,7 +216,8 @@ class Decoded:
 
     Attributes:
         texts: An answer for each row.
-        written: What the model wrote, where `texts` are other answers that follow from it.
+        written: What the model wrote or would have gone on to write, where `texts` are other answers that follow from
+            it.
         unreadable_samples: How many sampled answers could not be read; 0 if none were sampled.
     """
 
@@ -241,8 +245,9 @@ def median_of_samples(texts: Sequence[str], num_images: int, task: OrdinalTask) 
     Args:
         texts: Sampled answers to one prompt, at least one.
         num_images: Number of images in the prompt.
-        task: Says how values are written.
+        task: Says how values are written; what value tokens stand for comes in digits.
     """
+    task = replace(task, vocabulary=None)
     answers = [parse_answer(text, num_images) for text in texts]
     given = zip(*(answer.values() for answer in answers), strict=True)
     stated = [[value for value in values if value is not None] for values in given]
@@ -263,11 +268,12 @@ def choose_answers(
     batch_size: int = 8,
     max_new_tokens: int = 1024,
     progress: bool = True,
-) -> list[str]:
+) -> Decoded:
     """Answers whose numbers are modes, medians or means of the model's exact distribution, in the order of `rows`.
 
     After a chosen number the model goes on from its text: a mode, a median, or the legal number nearest to a mean.
-    Reported are modes and medians as they are, and means with four significant digits, also of integer tasks.
+    Reported are modes and medians as they are, and means with four significant digits, also of integer tasks; in
+    digits, what value tokens stand for.
 
     Args:
         model: Vision-language model or `PeftModel`.
@@ -286,12 +292,12 @@ def choose_answers(
     """
     task = get_task(task)
     trie = NumberTrie.of(processor, task, resolution)
-    written = replace(task, vocabulary=None, integer=task.integer and decode != "mean")
+    read = replace(task, vocabulary=None, integer=task.integer and decode != "mean")
     settings = greedy_config(model, processor, max_new_tokens)
     once = greedy_config(model, processor, 1)
     once.return_dict_in_generate = True
 
-    def answer(batch: list[dict[str, Any]]) -> list[str]:
+    def answer(batch: list[dict[str, Any]]) -> list[tuple[str, str]]:
         inputs = checked_inputs(model, processor, batch, max_new_tokens)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         reset_rope_deltas(model)
@@ -316,13 +322,17 @@ def choose_answers(
         )
         texts = processor.batch_decode(tokens[:, ids.shape[1] :], skip_special_tokens=True)
         return [
-            build_completion([values[image] for image in sorted(values)], written)
+            (
+                build_completion([values[image] for image in sorted(values)], read),
+                build_completion([written[image] for image in sorted(written)], task),
+            )
             if len(values) == len(row["images"])
-            else text
-            for row, values, text in zip(batch, numbers.values, texts, strict=True)
+            else (text, text)
+            for row, values, written, text in zip(batch, numbers.values, numbers.written, texts, strict=True)
         ]
 
-    return in_batches(model, rows, answer, batch_size=batch_size, progress=progress)
+    answers = in_batches(model, rows, answer, batch_size=batch_size, progress=progress)
+    return Decoded([text for text, _ in answers], written=[written for _, written in answers])
 
 
 def sampled_medians(
@@ -364,7 +374,7 @@ def sampled_medians(
     settings = greedy_config(model, processor, max_new_tokens)
     settings.update(do_sample=True, top_k=0)
 
-    def answer(batch: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    def answer(batch: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
         inputs = checked_inputs(model, processor, batch, max_new_tokens)
         reset_rope_deltas(model)
         sampled = sample_answers(
@@ -376,14 +386,15 @@ def sampled_medians(
         )
         texts = processor.batch_decode(sampled, skip_special_tokens=True)
         return [
-            median_of_samples(texts[start : start + num_samples], len(row["images"]), task)
+            (*median_of_samples(texts[start : start + num_samples], len(row["images"]), task), texts[start])
             for start, row in zip(range(0, len(texts), num_samples), batch, strict=True)
         ]
 
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         answers = in_batches(model, rows, answer, batch_size=batch_size, progress=progress)
-    return Decoded([text for text, _ in answers], sum(unreadable for _, unreadable in answers))
+    texts = [text for text, *_ in answers]
+    return Decoded(texts, sum(unreadable for _, unreadable, _ in answers), [first for *_, first in answers])
 
 
 def end_tokens(settings: GenerationConfig) -> list[int]:

@@ -19,7 +19,6 @@ from rarl.evaluation.codes import Decode, chosen_decode, code_processors, interv
 from rarl.evaluation.decoding import Decoded, choose_answers, sampled_medians
 from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
-from rarl.prompt import build_completion
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
 
@@ -203,7 +202,8 @@ def evaluate(
 
     Raises:
         ValueError: If there is no such way to read numbers, intervals are wanted of a task that writes digits or
-            without one-image prompts, or there is no such set of legal numbers.
+            without one-image prompts, there is no such set of legal numbers, or a `resolution` is given where none is
+            read.
     """
     task = get_task(task)
     if interval is not None and 1 not in datasets:
@@ -221,16 +221,20 @@ def evaluate(
             return texts
         return [sorted_by_reasoning(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)]
 
+    as_written = decode == "greedy" or (decode == "median" and task.vocabulary is not None)
+    if resolution is not None and (as_written or decode == "sampled_median"):
+        raise ValueError(
+            f"resolution: has no effect where numbers are read as the model writes them (decode {decode!r}); wanted "
+            f"none, got {resolution}."
+        )
+
     def answer(rows: Any) -> Decoded:
         if decode == "sampled_median":
             return sampled_medians(model, processor, rows, task=task, num_samples=num_samples, seed=seed, **settings)
-        if decode == "greedy" or (decode == "median" and task.vocabulary is not None):
-            texts = greedy(rows, code_processors(processor, task, decode))
+        if as_written:
+            texts = greedy(rows, code_processors(processor, task, "greedy" if decode == "greedy" else "median"))
             return Decoded(sorted_texts(texts, rows), written=texts)
-        texts = choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
-        return Decoded(
-            texts, written=[_as_written(text, len(row), task) for text, row in zip(texts, rows["values"], strict=True)]
-        )
+        return choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)
 
     tokens: dict[int, float | None] = {}
     completions: dict[int, list[str]] = {}
@@ -261,9 +265,3 @@ def evaluate(
     )
     truths = [truth for [truth] in values[1]]
     return replace(report, interval=interval_report(low, high, truths, interval=interval))
-
-
-def _as_written(text: str, num_images: int, task: OrdinalTask) -> str:
-    """A complete answer as the task writes it: chosen answers are in digits, whatever the model wrote them in."""
-    values = [value for value in parse_answer(text, num_images).values() if value is not None]
-    return build_completion(values, task) if task.vocabulary is not None and len(values) == num_images else text

@@ -272,6 +272,42 @@ def test_codes_of_adapters_whose_tags_took_no_blank_along(tmp_path: Path) -> Non
     assert not numbers.with_blank and stated == [(1, 3), (2, 9), (1, 3), (2, 9)]
 
 
+FRACTIONS = {
+    "eighths, a token each": CoDiVocabulary.for_language_model([each / 8 for each in range(9)], maximum=1),
+    "thousandths": CoDiVocabulary([1, 2, 4, 8, 100, 500], resolution=0.001, tolerance=0),
+    "halves, rounded": CoDiVocabulary([1, 2, 4], resolution=0.25, tolerance=0.3, max_length=2),
+}
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_codes_of_fractions_are_those_of_the_vocabulary(name: str) -> None:
+    """Whatever their resolution: what the model can say is legal, and found where it is said."""
+    codes, tokens = FRACTIONS[name], tiny.build_processor().tokenizer
+    task = OrdinalTask("level", "level", 0, 1, tolerance=0.2).with_vocabulary(codes)
+    add_tokens(tokens, codes)
+    numbers = NumberTrie.of(tokens, task)
+    grid = [unit * codes.grid.resolution for unit in range(round(1 / codes.grid.resolution) + 1)]
+    sayable = {float(codes.decode(codes.encode(number))) for number in grid}
+    wanted = sorted(number for number in sayable if number <= 1)
+    assert numbers.numbers.tolist() == pytest.approx(wanted) and len(wanted) > 4
+    for value in wanted[:: max(1, len(wanted) // 20)]:
+        ids = tokens(build_completion([value], task), add_special_tokens=False)["input_ids"]
+        assert [float(numbers.numbers[each.number]) for each in numbers.find(ids)] == pytest.approx([value, value])
+    if name == "thousandths":
+        assert NumberTrie.of(tokens, task, 0.37).numbers.tolist() == [0, 0.37, 0.74]
+        return
+    with pytest.raises(ValueError, match="codes of at least 2 numbers of task 'level' that are multiples of 0.37, got"):
+        NumberTrie.of(tokens, task, 0.37)
+
+
+def test_vocabularies_with_too_many_numbers_are_refused() -> None:
+    codes, tokens = CoDiVocabulary([1, 4096, 16384], resolution=2.0**-16, tolerance=0), tiny.build_processor().tokenizer
+    task = OrdinalTask("level", "level", 0, 1, tolerance=0.2).with_vocabulary(codes)
+    add_tokens(tokens, codes)
+    with pytest.raises(ValueError, match="has 65537 multiples of its resolution 1.52587890625e-05; wanted at most 200"):
+        NumberTrie.of(tokens, task)
+
+
 @pytest.mark.parametrize("name", CODES)
 def test_codes_are_numbers(name: str) -> None:
     """Those that are said exactly, with the probabilities of legal codes; against the mask that decoding has."""

@@ -163,11 +163,12 @@ def test_value_tokens_are_read_in_every_way() -> None:
     for decode in ("mode", "mean"):
         report = evaluate(model, processor, {1: rows}, task=task, decode=decode, **settings)
         assert report.tokens_per_answer is not None
-        texts = choose_answers(model, processor, rows, task=task, decode=decode, **settings)
-        values = [parse_answer(text, 1).values()[0] for text in texts]
+        chosen = choose_answers(model, processor, rows, task=task, decode=decode, **settings)
+        values = [parse_answer(text, 1).values()[0] for text in chosen.texts]
         found[decode] = [value for value in values if value is not None]
         assert len(found[decode]) == len(rows) and report.failure_rate == 0
-        written = [build_completion([value], task) for value in found[decode]]
+        written = [build_completion([min(range(11), key=lambda n: abs(n - v))], task) for v in found[decode]]
+        assert chosen.written == written
         lengths = [1 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in written]
         assert report.tokens_per_answer[1] == pytest.approx(np.mean(lengths)) and "<gor>" in written[0]
         wanted = np.mean([abs(value - truth) for value, [truth] in zip(found[decode], rows["values"], strict=True)])

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
+from rarl.answer import parse_answer
+from rarl.answer_format import write_completion, write_list
 from rarl.cli import app
 from rarl.datasets import load_source
 from rarl.evaluation.codes import chosen_decode
@@ -120,11 +122,15 @@ def stated(answer: str, num_images: int) -> list[float]:
     return values
 
 
+def chosen(*args: Any, **settings: Any) -> list[str]:
+    return choose_answers(*args, **settings).texts
+
+
 @pytest.mark.parametrize("decode", ["mode", "median", "mean"])
 @pytest.mark.parametrize("num_images", [1, 4])
 def test_choices_equal_brute_force(decode: Any, num_images: int) -> None:
     rows = prompts(num_images)
-    answers = choose_answers(*loaded(), rows, task="count", decode=decode, batch_size=2, **SETTINGS)
+    answers = chosen(*loaded(), rows, task="count", decode=decode, batch_size=2, **SETTINGS)
     for row, answer in zip(rows, answers, strict=True):
         assert stated(answer, num_images) == pytest.approx(chosen_by_brute_force(row, decode), abs=2e-3)
 
@@ -138,7 +144,7 @@ def test_distributions_equal_whole_answers(monkeypatch: pytest.MonkeyPatch) -> N
         return median(log_probs, numbers)
 
     monkeypatch.setitem(CHOICES, "median", keep)
-    choose_answers(*loaded(), rows, task="count", decode="median", batch_size=3, **SETTINGS)
+    chosen(*loaded(), rows, task="count", decode="median", batch_size=3, **SETTINGS)
     wanted = [brute_force(row, [], 1) for row in rows]
     assert len(seen) == 3
     for log_probs in seen:  # batches are of like size, so in another order
@@ -149,26 +155,24 @@ def test_distributions_equal_whole_answers(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("decode", ["median", "mean"])
 def test_batches_do_not_matter(decode: Any) -> None:
     rows = [*prompts(1), *prompts(4), *prompts(2)]
-    answers = [
-        choose_answers(*loaded(), rows, task="count", decode=decode, batch_size=size, **SETTINGS) for size in (1, 4, 9)
-    ]
+    answers = [chosen(*loaded(), rows, task="count", decode=decode, batch_size=size, **SETTINGS) for size in (1, 4, 9)]
     assert answers[0] == answers[1] == answers[2]
 
 
 def test_copies_of_the_cache_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = prompts(2)
-    whole = choose_answers(*loaded(), rows, task="brightness", decode="median", **SETTINGS)
+    whole = chosen(*loaded(), rows, task="brightness", decode="median", **SETTINGS)
     monkeypatch.setattr("rarl.evaluation.decoding.PAIRS", 5)
-    assert choose_answers(*loaded(), rows, task="brightness", decode="median", **SETTINGS) == whole
+    assert chosen(*loaded(), rows, task="brightness", decode="median", **SETTINGS) == whole
 
 
 def test_a_resolution_is_kept() -> None:
-    answers = choose_answers(*loaded(), prompts(2), task="brightness", decode="median", resolution=0.25, **SETTINGS)
+    answers = chosen(*loaded(), prompts(2), task="brightness", decode="median", resolution=0.25, **SETTINGS)
     assert {value for answer in answers for value in stated(answer, 2)} <= {0, 0.25, 0.5, 0.75, 1}
 
 
 def test_answers_are_built_of_the_values() -> None:
-    for answer in choose_answers(*loaded(), prompts(4), task="count", decode="median", **SETTINGS):
+    for answer in chosen(*loaded(), prompts(4), task="count", decode="median", **SETTINGS):
         values = stated(answer, 4)
         assert answer == build_completion(values, COUNT)
 
@@ -176,8 +180,8 @@ def test_answers_are_built_of_the_values() -> None:
 def test_an_answer_that_states_too_little_stays_as_it_is() -> None:
     """Cut off after the first number: greedy up to there, then the median."""
     rows = prompts(2)
-    [whole] = choose_answers(*loaded(), rows[:1], task="count", decode="median", **SETTINGS)
-    [cut] = choose_answers(*loaded(), rows[:1], task="count", decode="median", max_new_tokens=5, progress=False)
+    [whole] = chosen(*loaded(), rows[:1], task="count", decode="median", **SETTINGS)
+    [cut] = chosen(*loaded(), rows[:1], task="count", decode="median", max_new_tokens=5, progress=False)
     assert cut != whole and whole.startswith(cut)
     [greedy] = generate_answers(*loaded(), rows[:1], max_new_tokens=3, progress=False)
     assert cut.startswith(greedy)
@@ -267,7 +271,7 @@ def test_sampled_medians_are_seeded_and_leave_other_random_numbers_alone() -> No
 def test_sampled_medians_come_near_the_medians_of_the_distribution() -> None:
     rows = prompts(1, 2)
     sampled = sampled_medians(*loaded(), rows, task="count", num_samples=200, **SETTINGS)
-    exact = choose_answers(*loaded(), rows, task="count", decode="median", **SETTINGS)
+    exact = chosen(*loaded(), rows, task="count", decode="median", **SETTINGS)
     gaps = [abs(stated(one, 1)[0] - stated(other, 1)[0]) for one, other in zip(sampled.texts, exact, strict=True)]
     assert statistics.mean(gaps) <= 1
 
@@ -293,13 +297,29 @@ def test_ways_to_decode() -> None:
     assert (chosen_decode("mean", COUNT), chosen_decode("greedy", coded)) == ("mean", "greedy")
 
 
+def test_resolution_without_effect_is_refused() -> None:
+    coded = COUNT.with_vocabulary(CoDiVocabulary([1, 2, 4, 8]))
+    for task, decode in ((COUNT, "greedy"), (COUNT, "sampled_median"), (coded, "median"), (coded, None)):
+        with pytest.raises(ValueError, match="resolution: has no effect where numbers are read as the model writes"):
+            evaluate(None, None, {}, task=task, decode=decode, resolution=2)  # type: ignore[arg-type]
+
+
+def test_medians_of_samples_are_the_same_in_digits_and_in_value_tokens() -> None:
+    """What a sample says is not brought into the range, nor onto the codes."""
+    coded = COUNT.with_vocabulary(CoDiVocabulary.for_language_model(range(11)))
+    for value in ("60", "-3", "7"):
+        texts = [write_completion("", write_list([(1, value)]))] * 3
+        assert median_of_samples(texts, 1, COUNT) == median_of_samples(texts, 1, coded)
+        assert parse_answer(median_of_samples(texts, 1, coded)[0], 1).values() == [float(value)]
+
+
 def test_bad_numbers() -> None:
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         sampled_medians(None, None, [], task="count", num_samples=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        choose_answers(*loaded(), [], task="count", decode="median", batch_size=0)
+        chosen(*loaded(), [], task="count", decode="median", batch_size=0)
     with pytest.raises(ValueError, match="resolution: wanted a positive number"):
-        choose_answers(*loaded(), [], task="count", decode="median", resolution=0)
+        chosen(*loaded(), [], task="count", decode="median", resolution=0)
 
 
 def test_command(tmp_path: Path) -> None:
