@@ -46,6 +46,13 @@ class ExpectedErrorConfig(SFTConfig):
         default=None, metadata={"help": "Learning rate of the value tokens' rows; learning_rate if not given."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.number_weight > 0:
+            raise ValueError(
+                f"number_weight: wanted a number above 0, got {self.number_weight}; recipes/sft.py has none."
+            )
+
 
 def main() -> None:
     with setting_up():

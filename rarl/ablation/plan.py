@@ -105,7 +105,7 @@ def _add(
         None if row.start is None else _add(runs, setting, row.start, seed, recipes=recipes, model=model, extra=extra)
     )
     recipe = row.recipe or "sft"  # what is evaluated only is read with the settings of SFT
-    arguments = ["--config", _config(recipes, recipe, model), *data.flags, *row_flags(row, recipes, model)]
+    arguments = ["--config", _config(recipes, recipe, model), *data.flags, *row_flags(row, data, recipes, model)]
     arguments += data.of_recipe.get(row.as_recipe or recipe, ()) if row.recipe is not None else ()
     arguments += [*extra, "--seed", str(seed), "--split_seed", str(seed)]
     script = None if row.recipe is None else recipes / f"{row.recipe}.py"
@@ -113,12 +113,12 @@ def _add(
     return runs.setdefault(run.name, run)
 
 
-def row_flags(row: Row, recipes: Path, model: str) -> list[str]:
-    """Arguments of a row: its own, and the sums and lengths that it takes from other recipes' configurations."""
+def row_flags(row: Row, setting: Setting, recipes: Path, model: str) -> list[str]:
+    """Arguments of a row: its own, and the sums and lengths that it takes from other recipes in the setting."""
     flags = list(row.flags)
     for argument, others in (("num_prompts", row.prompts_of), ("max_steps", row.steps_of)):
         if others:
-            flags += [f"--{argument}", str(sum(_setting(recipes, each, model, argument) for each in others))]
+            flags += [f"--{argument}", str(sum(_setting(setting, recipes, each, model, argument) for each in others))]
     if row.as_recipe is not None:
         length = _content(recipes, row.as_recipe, model).get("max_completion_length")
         flags += [] if length is None else ["--max_completion_length", str(length)]
@@ -138,5 +138,9 @@ def _content(recipes: Path, recipe: str, model: str) -> dict[str, Any]:
     return content
 
 
-def _setting(recipes: Path, recipe: str, model: str, argument: str) -> int:
+def _setting(setting: Setting, recipes: Path, recipe: str, model: str, argument: str) -> int:
+    """What an argument of a recipe is in a setting."""
+    given = setting.of_recipe.get(recipe, ())
+    if f"--{argument}" in given:
+        return int(given[given.index(f"--{argument}") + 1])
     return int(_content(recipes, recipe, model)[argument])

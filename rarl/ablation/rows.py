@@ -152,7 +152,7 @@ SETTINGS: dict[str, Setting] = {
         ("--task", "area", "--size", "6400", "--eval_prompts", "400", "--eval_num_images", "1", "2")
         + ("--eval_max_new_tokens", "80"),
         {
-            "sft": (*_AREAS, "--num_prompts", "6400"),
+            "sft": _AREAS,
             "gor_sft": (*_AREAS, "--num_prompts", "6400"),
             "expected_error": (*_AREAS, "--num_prompts", "3200"),
             "gor_dpo": _AREAS,

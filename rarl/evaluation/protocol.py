@@ -231,7 +231,7 @@ def evaluate(
     def answer(rows: Any) -> Decoded:
         if decode == "sampled_median":
             return sampled_medians(model, processor, rows, task=task, num_samples=num_samples, seed=seed, **settings)
-        if as_written:
+        if decode == "greedy" or as_written:
             texts = greedy(rows, code_processors(processor, task, "greedy" if decode == "greedy" else "median"))
             return Decoded(sorted_texts(texts, rows), written=texts)
         return choose_answers(model, processor, rows, task=task, decode=decode, resolution=resolution, **settings)

@@ -59,6 +59,9 @@ def test_prompts_and_steps_are_those_of_the_recipes_together() -> None:
     [whole] = [run for run in plan(["count"], ["sft_all"], [0], recipes=RECIPES)]
     prompts = settings["sft"]["num_prompts"] + settings["rarl_stage2"]["num_prompts"]
     assert f"--num_prompts {prompts}" in " ".join(whole.arguments)
+    for name, wanted in (("digits", ["6400"]), ("sft_all", [str(prompts)]), ("tokens_more", ["3200", "3200"])):
+        words = plan(["area"], [name], [0], recipes=RECIPES)[-1].arguments  # what a setting gives to a recipe counts
+        assert [words[place + 1] for place, word in enumerate(words) if word == "--num_prompts"] == wanted
     [one] = plan(["brightness"], ["one_stage"], [0], recipes=RECIPES)
     steps = settings["rarl_stage1"]["max_steps"] + settings["rarl_stage2"]["max_steps"]
     words = " ".join(one.arguments)

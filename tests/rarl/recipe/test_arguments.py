@@ -55,6 +55,8 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 # What a field is tried with, where no word or number will do: other flags that it needs come before.
 SAMPLES: dict[str, list[str]] = {
+    "candidates": ["samples"],
+    "expected_error": ["squared"],
     "per_device_train_batch_size": ["32"],
     "max_steps": ["3"],
     "lr_scheduler_type": ["cosine_with_min_lr", "--lr_scheduler_kwargs", '{"min_lr": 0.1}'],
@@ -315,6 +317,7 @@ def test_evaluation_takes_its_arguments() -> None:
     source = (ROOT / "rarl/recipe/finish.py").read_text()
     wanted = r"evaluate\([^)]*batch_size=arguments\.eval_batch_size,\s+max_new_tokens=arguments\.eval_max_new_tokens"
     assert re.search(wanted, source)
+    assert re.search(r"evaluate\([^)]*interval=arguments\.eval_interval,\s+\)", source)
 
 
 @pytest.mark.parametrize("recipe", [name for name in TYPES if not name.startswith("rarl")])
@@ -354,9 +357,13 @@ def run_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> str
             "number_loss: has no effect with number_weight",
         ),
         ("expected_error", ["--loss_type", "dft"], "loss_type: wanted nll beside the loss of numbers, got dft"),
-        ("expected_error", ["--expected_error", "huber"], "expected_error: wanted absolute or squared, got huber"),
+        (
+            "expected_error",
+            ["--expected_error", "huber"],
+            "expected_error: wanted one of absolute, squared, got 'huber'",
+        ),
         ("expected_error", ["--number_weight", "0"], "number_weight: wanted a number above 0, got 0"),
-        ("gor_dpo", ["--candidates", "best"], "candidates: wanted beams or samples, got best"),
+        ("gor_dpo", ["--candidates", "best"], "candidates: wanted one of beams, samples, got 'best'"),
         ("gor_dpo", ["--own_answer", "true"], "own_answer: has no effect on pairs of numbers"),
         ("gor_dpo", ["--pairs", "answers", "--margin", "1"], "margin: has no effect on pairs of answers"),
         ("gor_dpo", ["--pairs", "answers", "--chosen_fall", "0"], "chosen_fall: has no effect on pairs of answers"),
