@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Digits against value tokens where numbers are wide (TASK=count where they are not): SFT in either, then what comes after.
+# Digits against value tokens where numbers are wide (TASK=brightness: decimals; TASK=count: few numbers): SFT in either, then what comes after.
 set -euo pipefail
 out=outputs/demo-gor
 seed=${SEED:-0}
 task=${TASK:-area}
 case $task in
-    area | count) ;;
-    *) echo "TASK: wanted area or count, got $task" >&2; exit 2 ;;
+    area | brightness | count) ;;
+    *) echo "TASK: wanted area, brightness or count, got $task" >&2; exit 2 ;;
 esac
 rows=digits,digits_median,tokens_greedy,tokens,tokens_error,tokens_dpo,tokens_rarl
 runs=$out/$task/seed$seed
