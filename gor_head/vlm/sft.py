@@ -1,6 +1,7 @@
 """Supervised fine-tuning on answers with value tokens: NLL of all tokens, plus a loss that knows how far off a number
 is (equation 7)."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -75,9 +76,9 @@ class CodeSteps:
         return self.per_code(self.values[self.truth])
 
     def distance(self) -> Tensor:
-        """Expected distance of what is chosen from the truth, summed over the steps of a code: the Wasserstein distance
-        between the model's distribution and the truth (number token loss, arXiv:2411.02083). Of numbers in one token
-        each it is the expected absolute error."""
+        """Expected distance of what is chosen at a step from the truth, which is the Wasserstein distance of the step's
+        distribution from it (number token loss, arXiv:2411.02083), summed over the steps of a code. Of numbers in one
+        token each it is the expected absolute error, of longer ones an approximation."""
         apart = (self.values[None, :] - self.values[self.truth][:, None]).abs()
         return self.per_code((self.probabilities * apart).sum(dim=1))
 
@@ -109,7 +110,7 @@ def check_plain_loss(args: Any) -> None:
             raise ValueError(f"{name}: wanted {value} beside the loss of numbers, got {getattr(args, name)}.")
 
 
-class NumberLossTrainer(RowTraining, SFTTrainer):
+class NumberLossTrainer(RowTraining, SFTTrainer, ABC):
     """TRL's SFTTrainer with a second loss, of the numbers that answers state; which one, a subclass says.
 
     Args:
@@ -146,13 +147,15 @@ class NumberLossTrainer(RowTraining, SFTTrainer):
         self.row_learning_rate, self.grounding_steps = row_learning_rate, grounding_steps
         self._numbers = torch.tensor(0.0)
 
+    @abstractmethod
     def count_numbers(self, batch: Any) -> int:
         """How many numbers of a micro-batch have a loss."""
-        raise NotImplementedError
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of a step, and its tokens, as transformers counts them; its numbers are counted, too."""
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.number_weight:
+            return batches, tokens
         numbers = torch.tensor(float(sum(map(self.count_numbers, batches))), device=device)
         self._numbers = self.accelerator.gather(numbers).sum()
         return batches, tokens

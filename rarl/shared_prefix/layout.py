@@ -131,6 +131,12 @@ def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def attention_dtype(model: Any, device: str) -> torch.dtype:
+    """Type that attention computes in on a kind of device, and so that of its mask: autocast's where that is on, else
+    the model's."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
 def masks(pack: Pack, config: Any, dtype: torch.dtype) -> torch.Tensor | dict[str, torch.Tensor]:
     """The mask of a pack as a model takes it: one, or one for each kind of layer if some have sliding windows."""
     whole, text = additive_mask(pack.allowed, dtype), config.get_text_config()

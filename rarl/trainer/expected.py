@@ -23,6 +23,7 @@ from gor_head.vlm.sft import NumberLossTrainer
 from rarl.number_trie import NumberTrie
 from rarl.shared_prefix.branches import MAX_TOKENS, TokenTree, answer_and_branch_logits
 from rarl.shared_prefix.groups import num_tiles, split_images
+from rarl.shared_prefix.layout import attention_dtype
 from rarl.shared_prefix.scoring import prompt_groups
 from rarl.shared_prefix.support import innermost, unsupported
 
@@ -160,7 +161,6 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         groups = prompt_groups(base_model, **batch, completion_length=width, images=images)
         device = inputs["input_ids"].device.type
         with self.accelerator.autocast():
-            autocast = torch.is_autocast_enabled(device)
             logits, tokens, branches = answer_and_branch_logits(
                 model,
                 groups,
@@ -170,7 +170,7 @@ class ExpectedErrorTrainer(NumberLossTrainer):
                 places=inputs["number_places"],
                 tree=self.tree,
                 config=base_model.config,
-                dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                dtype=attention_dtype(base_model, device),
             )
         return logits, tokens, self.trie.log_probs(branches[:, self.nodes])
 

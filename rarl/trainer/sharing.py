@@ -30,6 +30,7 @@ from rarl.shared_prefix.groups import (
     take_rows,
 )
 from rarl.shared_prefix.image_memo import images_processed_once
+from rarl.shared_prefix.layout import attention_dtype
 from rarl.shared_prefix.rollout import sample_answers, unsupported_settings
 from rarl.shared_prefix.scoring import answer_log_probs, prompt_groups
 from rarl.shared_prefix.support import innermost, unsupported, unsupported_model
@@ -275,7 +276,6 @@ class SharedPrefixTrainer(GRPOTrainer):
         for start in range(0, len(input_ids), batch_size):
             rows = slice(start, start + batch_size)
             with self.accelerator.autocast():
-                autocast = torch.is_autocast_enabled(device)
                 parts.append(
                     answer_log_probs(
                         model,
@@ -283,7 +283,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                         input_ids[rows],
                         attention_mask=attention_mask[rows],
                         completion_length=logits_to_keep,
-                        dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                        dtype=attention_dtype(base_model, device),
                         images=None if images is None else images[rows],
                         mm_token_type_ids=None if types is None else types[rows],
                         token_type_ids=None if seen is None else seen[rows],
@@ -331,7 +331,6 @@ class SharedPrefixTrainer(GRPOTrainer):
         groups = cut_groups(groups, lengths.tolist(), self._attention_cost)
         device = input_ids.device.type
         with self.accelerator.autocast():
-            autocast = torch.is_autocast_enabled(device)
             return branch_logits(
                 model,
                 groups,
@@ -341,7 +340,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                 places=places,
                 tree=tree,
                 config=base_model.config,
-                dtype=torch.get_autocast_dtype(device) if autocast else base_model.dtype,
+                dtype=attention_dtype(base_model, device),
             )
 
     def _largest_of_processes(self, number: int) -> int:
