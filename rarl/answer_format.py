@@ -5,13 +5,23 @@ value.
 """
 
 from collections.abc import Iterable
+from typing import Literal
+
+Kind = Literal["image", "text"]
+"""What a task judges."""
+
+ITEM_NAMES: dict[Kind, str] = {"image": "Image", "text": "Text"}
+"""What stands before the number of an item in prompts and reasonings, as in "Image 1: "."""
+
+STATED_ITEM = f"(?:{'|'.join(ITEM_NAMES.values())})"
+"""A regular expression of these names."""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "</s>")
 
 IMAGE_KEY, VALUE_KEY = "image_id", "value"
-"""Keys of an item: the number of the image in the prompt, counted from 1, and what is judged of it."""
+"""Keys of an item: the number of the image or text in the prompt, counted from 1, and what is judged of it."""
 
 SYSTEM_PROMPT = (
     "The user asks a question, and the Assistant solves it. The assistant first thinks about the reasoning process in "
@@ -28,7 +38,7 @@ LIST_IN_WORDS = (
 """What the instruction says of the list, up to the rule of the task (Table 1 of the RARL paper)."""
 
 
-def write_list(items: Iterable[tuple[int, str]]) -> str:
+def write_list(items: Iterable[tuple[int | str, str]]) -> str:
     """A list of items, each the number of an image and its value as text, in the order given."""
     written = (f'{{"{IMAGE_KEY}": {number}, "{VALUE_KEY}": {value}}}' for number, value in items)
     return f"[{', '.join(written)}]"

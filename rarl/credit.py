@@ -28,12 +28,12 @@ import numpy as np
 
 from gor_head.numbers import read_number
 from gor_head.text import CODE_PATTERN, codes_to_numbers
-from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, VALUE_KEY
+from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, STATED_ITEM, VALUE_KEY
 
 # In digits, without an exponent: that there is none would show two characters later only. Or in value tokens, which
 # take the blank before them along.
 _NUMBER = rf"(?: ([+-]?[0-9.]+)| ?({CODE_PATTERN}))"
-_STATED = re.compile(rf'Image ([0-9]{{1,4}}):{_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}":{_NUMBER}')
+_STATED = re.compile(rf'{STATED_ITEM} ([0-9]{{1,4}}):{_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}":{_NUMBER}')
 
 
 class Statement(NamedTuple):

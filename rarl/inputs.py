@@ -5,25 +5,50 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers import ProcessorMixin
 from transformers.utils import logging
+from trl.data_utils import prepare_multimodal_messages
 
-from rarl.prompt import build_prompt
+from rarl.prompt import build_prompt, build_text_prompt
 from rarl.task import OrdinalTask
 
 logger = logging.get_logger(__name__)
 
 
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor; the one of a language model is its own."""
+    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+
+
+def num_items(row: dict[str, Any]) -> int:
+    """Number of images or texts that a row asks about."""
+    return len(row["images"]) if "images" in row else len(row["values"])
+
+
+def render(processor: Any, prompt: list[dict[str, Any]]) -> str:
+    """A prompt as the chat template writes it, with the beginning of the answer.
+
+    Args:
+        processor: Processor of a vision-language model, or tokenizer of a language model.
+        prompt: Chat messages, their contents strings or blocks.
+    """
+    if isinstance(processor, ProcessorMixin) and isinstance(prompt[0]["content"], str):
+        prompt = prepare_multimodal_messages(prompt)  # templates of processors want blocks
+    return processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+
 def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]], answers: Sequence[str] | None = None) -> Any:
-    """Model inputs of rows with any numbers of images: tokens [b, s] padded on the left, and images as the model wants
-    them.
+    """Model inputs of rows with any numbers of images, or of texts: tokens [b, s] padded on the left, and images as the
+    model wants them.
 
     `answers` are texts to score, one a row; none, to generate.
     """
-    texts = [processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
-    begins = processor.tokenizer.bos_token
+    texts = [render(processor, row["prompt"]) for row in rows]
+    begins = tokenizer_of(processor).bos_token
+    images = [list(row["images"]) for row in rows if "images" in row]
     return processor(
         text=texts if answers is None else list(map(str.__add__, texts, answers)),
-        images=[list(row["images"]) for row in rows],
+        **({"images": images} if images else {}),
         padding=True,
         padding_side="left",
         return_tensors="pt",
@@ -95,6 +120,37 @@ def prompt_lengths(
     return np.array(lengths, dtype=np.int64)
 
 
+def text_lengths(task: OrdinalTask, prompts: Iterable[list[dict[str, Any]]], processor: Any) -> np.ndarray:
+    """Tokens of each prompt of texts, int [g].
+
+    Args:
+        task: What is asked for.
+        prompts: Chat messages of each prompt.
+        processor: Processor or tokenizer of the model.
+
+    Raises:
+        ValueError: If a text holds tokens that are special to the tokenizer, which would end or begin something.
+    """
+    tokenizer = tokenizer_of(processor)
+    special = set(tokenizer.all_special_ids)
+    lengths: list[int] = []
+    for row, prompt in enumerate(prompts):
+        ids = tokenizer(render(processor, prompt), add_special_tokens=False)["input_ids"]
+        plain = build_text_prompt(task, ["x"], [("x", task.minimum)] * ((len(prompt) - 2) // 2))
+        wanted = _count(tokenizer(render(processor, plain), add_special_tokens=False)["input_ids"], special)
+        if (seen := _count(ids, special)) != wanted:
+            raise ValueError(
+                f"Row {row}: its texts hold special tokens of the tokenizer (wanted {wanted} in the prompt, got {seen}): "
+                f"{prompt[-1]['content']!r:.200}"
+            )
+        lengths.append(len(ids))
+    return np.array(lengths, dtype=np.int64)
+
+
+def _count(ids: Sequence[int], special: set[int]) -> int:
+    return sum(token in special for token in ids)
+
+
 def check_length(
     lengths: np.ndarray, name: Callable[[int], str], max_position_embeddings: int, *, max_new_tokens: int
 ) -> None:
@@ -116,5 +172,5 @@ def check_length(
         raise ValueError(
             f"Row {row} ({name(row)}): the prompt has {lengths[row]} tokens, but at most {limit} fit beside "
             f"{max_new_tokens} tokens of completion in a context of {max_position_embeddings}. "
-            f"{len(failing)} of {len(lengths)} rows are too long; lower max_pixels or the number of images."
+            f"{len(failing)} of {len(lengths)} rows are too long; lower max_pixels or the number of items."
         )

@@ -1,4 +1,4 @@
-"""Load a vision-language model, with a LoRA adapter on top if there is one."""
+"""Load a vision-language or language model, with a LoRA adapter on top if there is one."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,12 +8,19 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from peft import PeftConfig
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from gor_head.vlm import ValueTokens
 from gor_head.vlm.checkpoint import add_adapter, check_rows
 from gor_head.vocabulary import VOCABULARY_FILE
 from rarl import tiny
+from rarl.fetching import FETCHES, fetched
 from rarl.task import TASK_FILE, OrdinalTask, read_task
 
 
@@ -41,12 +48,15 @@ def check_adapter(adapter: str) -> None:
 
 
 def resolve_model(model_name_or_path: str | None) -> str:
-    """Folder or Hub id of a model; `"tiny"`, and none given, is the built-in one.
+    """Folder or Hub id of a model; `"tiny"`, and none given, is the built-in one, and a name of
+    [`FETCHES`][rarl.fetching.FETCHES] what was fetched.
 
     Raises:
-        FileNotFoundError: If it is a local folder without a model.
+        FileNotFoundError: If it is a local folder without a model, or was not fetched yet.
     """
     name = tiny.path() if model_name_or_path in (None, "tiny") else str(model_name_or_path)
+    if name in FETCHES and FETCHES[name].kind == "model":
+        name = str(fetched(name))
     check_folder(name, "config.json", "a model is wanted; a LoRA adapter goes on top of one")
     return name
 
@@ -70,8 +80,28 @@ def trained_task(folder_or_id: str) -> OrdinalTask | None:
     return read_task(folder) if (folder / TASK_FILE).is_file() else None
 
 
+def model_class(config: Any) -> Any:
+    """The class of transformers that loads a model of this configuration: with images if it sees any, else of text."""
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+
+
+def check_kind(path: str, task: OrdinalTask) -> None:
+    """Refuse to judge images with a model that sees none.
+
+    Raises:
+        ValueError: Names the model and the task.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if task.kind == "image" and model_class(config) is AutoModelForCausalLM:
+        raise ValueError(
+            f"Task {task.name!r} judges images, but {path} is a language model ({config.model_type}); wanted one that "
+            "sees images, or texts to judge."
+        )
+
+
 def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
-    """Processor of a model, or that of an adapter whose task has value tokens: only that one knows them.
+    """Processor of a model (of a language model, its tokenizer), or that of an adapter whose task has value tokens: only that one knows them.
 
     Args:
         path: Folder or Hub id of the model.
@@ -112,7 +142,7 @@ def load_model(
     if adapter is not None:
         check_adapter(adapter)
     processor = load_processor(name, adapter)
-    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+    model: Any = model_class(AutoConfig.from_pretrained(name)).from_pretrained(name, dtype=dtype)
     if adapter is not None:
         model = add_adapter(model, processor, adapter)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor

@@ -29,7 +29,7 @@ from gor_head.numbers import read_number, write_number
 from gor_head.text import codes_to_numbers
 from gor_head.vlm.tokens import ValueTokens
 from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
-from rarl.answer_format import IMAGE_KEY, VALUE_KEY
+from rarl.answer_format import IMAGE_KEY, STATED_ITEM, VALUE_KEY
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 
@@ -40,7 +40,7 @@ END = 0
 """Column of the end of a number among the continuations of a node."""
 
 _GOES_ON = re.compile(r"[0-9]|\.[0-9]*\Z")
-_STATED = re.compile(rf'Image ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":')
+_STATED = re.compile(rf'{STATED_ITEM} ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":')
 
 
 class Stated(NamedTuple):

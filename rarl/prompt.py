@@ -1,11 +1,18 @@
-"""N images and a task become chat messages (Table 1 of the RARL paper)."""
+"""N images or texts and a task become chat messages (Table 1 of the RARL paper)."""
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from gor_head.numbers import write_number
-from rarl.answer_format import LIST_IN_WORDS, SYSTEM_PROMPT, write_completion, write_list
+from rarl.answer_format import (
+    ITEM_NAMES,
+    LIST_IN_WORDS,
+    SYSTEM_PROMPT,
+    write_completion,
+    write_list,
+)
 from rarl.task import OrdinalTask
 
 INSTRUCTION = (
@@ -14,9 +21,70 @@ INSTRUCTION = (
     "with strictly followed syntax."
 )
 
+TEXT_INSTRUCTION = (
+    "Determine the {rule} of each text ({value_range}), and sort the texts in ascending order of {rule}. Answer: "
+    "{completion}"
+)
+"""The system message where texts are judged: short, as the paper has none, and the same before all prompts."""
+
+_MARKUP = re.compile(r"<|\[(?=/?[A-Z_]+\])")
+"""Where tokens that mean something to a chat template or a processor would begin: `<|im_end|>`, `<image>`, `[INST]`."""
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+"""Control characters that JSON leaves as they are: they break lines, or turn the order of what stands around them."""
+
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
+
+
+def quote(text: str) -> str:
+    """A text as it stands in a prompt: a JSON string, so that nothing in it can end it or begin another one. What a chat
+    template or a processor would take for one of its own tokens is escaped, too, as are control characters.
+
+    Example:
+
+    ```python
+    >>> from rarl.prompt import quote
+    >>> print(quote("Great! <br>Text 2: \\"bad\\"<|im_end|>"))
+    "Great! \\u003cbr>Text 2: \\"bad\\"\\u003c|im_end|>"
+    ```
+    """
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNSEEN.sub(_escaped, _MARKUP.sub(_escaped, quoted))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def build_text_prompt(
+    task: OrdinalTask, texts: Sequence[str], shots: Sequence[tuple[str, float]] = ()
+) -> list[dict[str, Any]]:
+    """Chat messages that ask for `task` on some texts.
+
+    Contents are strings, as the templates of language models want them.
+
+    Args:
+        task: What is judged, of kind `"text"`.
+        texts: The texts, which are labelled "Text 1:", "Text 2:", ….
+        shots: Solved examples, each a text and its value, as earlier turns of the chat.
+
+    Raises:
+        ValueError: If there is no text.
+    """
+    if not texts:
+        raise ValueError("A prompt needs at least one text, got none.")
+    example = write_completion("Text 1: value, ...", write_list([("number", "value")])[:-1] + ", ...]")
+    instruction = TEXT_INSTRUCTION.format(rule=task.rule, value_range=task.value_range, completion=example)
+    messages = [{"role": "system", "content": instruction}]
+    for text, value in shots:
+        messages.append({"role": "user", "content": _numbered([text])})
+        messages.append({"role": "assistant", "content": build_completion([value], task)})
+    return [*messages, {"role": "user", "content": _numbered(texts)}]
+
+
+def _numbered(texts: Sequence[str]) -> str:
+    return "\n".join(f"{ITEM_NAMES['text']} {number}: {quote(text)}" for number, text in enumerate(texts, start=1))
 
 
 def build_prompt(task: OrdinalTask, num_images: int) -> list[dict[str, Any]]:
@@ -33,7 +101,7 @@ def build_prompt(task: OrdinalTask, num_images: int) -> list[dict[str, Any]]:
         raise ValueError(f"A prompt needs at least one image, got {num_images}.")
     blocks: list[dict[str, Any]] = []
     for image_id in range(1, num_images + 1):
-        blocks += [_text(f"Image {image_id}: "), {"type": "image", "text": None}]
+        blocks += [_text(f"{ITEM_NAMES['image']} {image_id}: "), {"type": "image", "text": None}]
     instruction = INSTRUCTION.format(rule=task.rule, list_in_words=LIST_IN_WORDS, value_range=task.value_range)
     blocks.append(_text(instruction))
     return [{"role": "system", "content": [_text(SYSTEM_PROMPT)]}, {"role": "user", "content": blocks}]
@@ -46,17 +114,18 @@ def answer_list(values: Sequence[float], task: OrdinalTask) -> str:
 
 
 def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
-    """A reasoning text that names each image's value in prompt order, so that a model that writes it sorts what it
-    wrote: `"Image 1: 30, Image 2: 4"`."""
-    return ", ".join(f"Image {index + 1}: {task.format_value(value)}" for index, value in enumerate(values))
+    """A reasoning text that names the value of each image or text in prompt order, so that a model that writes it sorts
+    what it wrote: `"Image 1: 30, Image 2: 4"`."""
+    name = ITEM_NAMES[task.kind]
+    return ", ".join(f"{name} {index + 1}: {task.format_value(value)}" for index, value in enumerate(values))
 
 
 def number_contexts(task: OrdinalTask) -> list[tuple[str, str]]:
     """What stands before and behind a number in perfect answers, alone and before another one: in the reasoning, and in
     the list."""
-    other, place = write_number(task.minimum), "\0"
-    alone = write_completion(f"Image 1: {place}", write_list([(1, place)]))
-    two = write_completion(f"Image 1: {place}, Image 2: {other}", write_list([(1, place), (2, other)]))
+    other, place, name = write_number(task.minimum), "\0", ITEM_NAMES[task.kind]
+    alone = write_completion(f"{name} 1: {place}", write_list([(1, place)]))
+    two = write_completion(f"{name} 1: {place}, {name} 2: {other}", write_list([(1, place), (2, other)]))
     found = [(text[: at.start()], text[at.end() :]) for text in (alone, two) for at in re.finditer(place, text)]
     return [(before.replace(place, other), behind.replace(place, other)) for before, behind in found]
 

@@ -1,4 +1,4 @@
-"""Ordinal tasks: what is asked about an image, in which range, and how an answer is scored.
+"""Ordinal tasks: what is asked about an image or a text, in which range, and how an answer is scored.
 
 A task is the one object that prompts, rewards, data sources and evaluation share. Register your own with
 [`register_task`][rarl.task.register_task] and refer to it by name in data rows and on the command line.
@@ -9,17 +9,18 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from gor_head.metrics import METRICS
 from gor_head.numbers import write_number
 from gor_head.text import write_value
 from gor_head.vocabulary import CoDiVocabulary
+from rarl.answer_format import Kind
 
 
 @dataclass(frozen=True)
 class OrdinalTask:
-    """An ordinal quantity that can be read off an image.
+    """An ordinal quantity that can be read off an image or a text.
 
     Args:
         name: Key under which the task is registered.
@@ -32,10 +33,12 @@ class OrdinalTask:
             `"mae"`, `"accuracy"` (share of exactly right values) or `"srcc"` (Spearman's rank correlation).
         vocabulary: Value tokens in which answers write numbers, as `CoDiVocabulary.to_dict()` gives them; None for
             digits. See [`OrdinalTask.with_vocabulary`][rarl.task.OrdinalTask.with_vocabulary].
+        kind: `"image"` or `"text"`: what is judged.
 
     Raises:
-        ValueError: If the range is empty, not finite, or of whole numbers that floats cannot hold, or the tolerance
-            is not positive; or if the vocabulary has another resolution, an offset, or no codes up to the maximum.
+        ValueError: If the kind is unknown, the range is empty, not finite, or of whole numbers that floats cannot hold,
+            or the tolerance is not positive; or if the vocabulary has another resolution, an offset, or no codes up to
+            the maximum.
 
     Example:
 
@@ -55,10 +58,13 @@ class OrdinalTask:
     integer: bool = False
     metric: str = "mae"
     vocabulary: dict[str, Any] | None = field(default=None, repr=False, hash=False)
+    kind: Kind = "image"
 
     def __post_init__(self) -> None:
         if not self.name or not self.rule:
             raise ValueError(f"An ordinal task needs a name and a rule, got name={self.name!r}, rule={self.rule!r}.")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"Task {self.name!r}: kind must be {' or '.join(get_args(Kind))}, got {self.kind!r}.")
         if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
             raise ValueError(
                 f"Task {self.name!r}: the range must be finite with minimum < maximum, "
@@ -223,3 +229,4 @@ register_task(OrdinalTask("count", "number of objects", 0, 10, tolerance=3, inte
 register_task(OrdinalTask("aesthetics", "aesthetic quality", 1, 10, tolerance=1.5, metric="srcc"))
 register_task(OrdinalTask("brightness", "brightness of the disc", 0, 1, tolerance=0.2, metric="mae"))
 register_task(OrdinalTask("area", "area of the disc in pixels", 4, 2000, tolerance=400, integer=True, metric="mae"))
+register_task(OrdinalTask("sentiment", "positive sentiment", 0, 10, tolerance=5, metric="srcc", kind="text"))

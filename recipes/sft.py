@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
+from rarl.datasets import written_out
 from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
@@ -44,7 +45,11 @@ def main() -> None:
             path, model_args, training_args, processor=processor, task=data.source.task, adapter=arguments.adapter
         )
         trainer = SFTTrainer(
-            model, training_args, train_dataset=data.train, processing_class=processor, peft_config=peft_config
+            model,
+            training_args,
+            train_dataset=written_out(data.train),
+            processing_class=processor,
+            peft_config=peft_config,
         )
     train(trainer)
     finish(trainer, data, arguments, path=path, stage="sft", repository=repository)

@@ -1,4 +1,4 @@
-"""`rarl evaluate`: score a model on held-out images."""
+"""`rarl evaluate`: score a model on held-out images or texts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +19,19 @@ def evaluate(
     task: Annotated[str | None, typer.Option(help="Task; by default what was trained.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV with the header file,value.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Table of texts: a CSV, Parquet or JSONL file, or a data set.")
+    ] = None,
+    table_split: Annotated[str | None, typer.Option(help="Split of a data set that has several.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; 'text' if not given.")] = None,
+    value_column: Annotated[str | None, typer.Option(help="Column of the values; 'value' if not given.")] = None,
+    votes_column: Annotated[str | None, typer.Option(help="Column of votes, lists, instead of values.")] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Solved examples that every prompt shows first; texts only.")] = 0,
     size: Annotated[
         int | None, typer.Option(help="Number of images of a source that makes them; 1000 built-in ones if not given.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    num_images: Annotated[list[int], typer.Option(help="Images in a prompt; give it once for each number.")] = [  # noqa: B006
+    num_images: Annotated[list[int], typer.Option(help="Items in a prompt; give it once for each number.")] = [  # noqa: B006
         1,
         2,
         4,
@@ -45,9 +53,9 @@ def evaluate(
     num_samples: Annotated[int, typer.Option(min=1, help="Answers to a prompt, for sampled_median.")] = 15,
     sample_seed: Annotated[int, typer.Option(help="Seed of these answers.")] = 0,
 ) -> None:
-    """Score a model on held-out images, and write a report.
+    """Score a model on held-out images or texts, and write a report.
 
-    The baseline is the median value of the training split, predicted for every image.
+    The baseline is the median value of the training split, predicted for every item.
     """
     from rich.console import Console
 
@@ -58,7 +66,7 @@ def evaluate(
     from rarl.evaluation.protocol import evaluate as evaluate_model
     from rarl.evaluation.reports import write_report
     from rarl.evaluation.tables import report_table
-    from rarl.models import check_adapter, load_model, trained_task
+    from rarl.models import check_adapter, check_kind, load_model, resolve_model, trained_task
     from rarl.task import register_task
 
     check_output_file(output)
@@ -70,7 +78,7 @@ def evaluate(
     judged = task if task is not None else trained
     if source == "utkface" and task is None and trained is not None and trained.name != "age":
         raise ValueError(f"utkface has ages, but {adapter or model} was trained on {trained.name!r}: give --task.")
-    images = load_source(
+    items = load_source(
         source,
         judged,
         folder=folder,
@@ -79,11 +87,17 @@ def evaluate(
         seed=split_seed,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
+        table=table,
+        text_column=text_column,
+        value_column=value_column,
+        votes_column=votes_column,
+        split=table_split,
     )
-    chosen_decode(decode, images.task)
+    chosen_decode(decode, items.task)
     datasets, median = heldout_prompts(
-        images, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
+        items, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed, shots=shots
     )
+    check_kind(resolve_model(model), items.task)
     loaded, processor = load_model(model, adapter)
     context = loaded.config.get_text_config().max_position_embeddings
     check_test_context(datasets, processor, context, max_new_tokens=max_new_tokens)
@@ -91,7 +105,7 @@ def evaluate(
         loaded,
         processor,
         datasets,
-        task=images.task,
+        task=items.task,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         constant=median,
@@ -102,4 +116,4 @@ def evaluate(
         seed=sample_seed,
     )
     write_report(report, output)
-    Console().print(report_table({output.stem: report}, title=images.task.name))
+    Console().print(report_table({output.stem: report}, title=items.task.name))

@@ -1,16 +1,18 @@
-"""Data: sources of images with values, splits by content, groups of images, and rows that trainers read."""
+"""Data: sources of images or texts with values, splits by content, groups of items, and rows that trainers read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarl.answer_format import Kind
 from rarl.datasets.builtin import BuiltinSource
 from rarl.datasets.folder import FolderSource
 from rarl.datasets.images import ImageError
-from rarl.datasets.prompts import make_dataset, stream_dataset
-from rarl.datasets.sampling import sample_groups, split_by_content, without_copies
-from rarl.datasets.source import ImageSource, verify
+from rarl.datasets.prompts import make_dataset, stream_dataset, written_out
+from rarl.datasets.sampling import choose_shots, sample_groups, split_by_content, without_copies
+from rarl.datasets.source import ImageSource, ItemSource, verify
+from rarl.datasets.table import TableSource
 from rarl.datasets.utkface import UTKFaceSource
 from rarl.datasets.validation import check_context, check_groups
 from rarl.task import OrdinalTask
@@ -21,10 +23,13 @@ __all__ = [
     "FolderSource",
     "ImageError",
     "ImageSource",
+    "ItemSource",
     "SourceEntry",
+    "TableSource",
     "UTKFaceSource",
     "check_context",
     "check_groups",
+    "choose_shots",
     "load_source",
     "make_dataset",
     "sample_groups",
@@ -33,6 +38,7 @@ __all__ = [
     "takes",
     "verify",
     "without_copies",
+    "written_out",
 ]
 
 
@@ -41,23 +47,31 @@ class SourceEntry:
     """An entry of [`SOURCES`][rarl.datasets.SOURCES].
 
     Args:
-        source: The class, called with `task`, `min_pixels`, `max_pixels` and the arguments below, by name.
-        needs: Which of `task`, `folder`, `csv`, `size`, `seed`, `raters` and `rater_noise` of
-            [`load_source`][rarl.datasets.load_source] must be given.
+        source: The class, called with `task` and the arguments below, by name.
+        needs: Which arguments of [`load_source`][rarl.datasets.load_source] must be given.
         takes: Which of these may be given.
         task: Name of its task where none is given.
     """
 
-    source: Callable[..., ImageSource]
+    source: Callable[..., ItemSource]
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     task: str | None = None
 
+    @property
+    def kind(self) -> Kind:
+        """What it holds: images or texts."""
+        return self.source.kind  # type: ignore[attr-defined, no-any-return]
+
+
+BOUNDS = ("min_pixels", "max_pixels")
+COLUMNS = ("text_column", "value_column", "votes_column", "std_column")
 
 SOURCES: dict[str, SourceEntry] = {
-    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise"), task="count"),
-    "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
-    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed")),
+    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise", *BOUNDS), task="count"),
+    "utkface": SourceEntry(UTKFaceSource, needs=("folder",), takes=BOUNDS, task="age"),
+    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed", *BOUNDS)),
+    "table": SourceEntry(TableSource, needs=("table",), takes=("raters", "seed", "split", *COLUMNS), task="sentiment"),
 }
 """All data sources by name: the one place in which a new one is entered."""
 
@@ -81,7 +95,13 @@ def load_source(
     max_pixels: int | None = None,
     rater_noise: float | None = None,
     raters: int | None = None,
-) -> ImageSource:
+    table: str | Path | None = None,
+    text_column: str | None = None,
+    value_column: str | None = None,
+    votes_column: str | None = None,
+    std_column: str | None = None,
+    split: str | None = None,
+) -> ItemSource:
     """A data source by name, as recipes and commands give it.
 
     Args:
@@ -97,6 +117,13 @@ def load_source(
         rater_noise: Standard deviation of a vote about the true value, in units of the task, of a source that knows the
             truth. Only the labels of [`rated`][rarl.datasets.source.ImageSource.rated] have it.
         raters: Votes that a label is the mean of, of sources with votes or noise.
+        table: Table of texts, of sources that read one; see [`TableSource`][rarl.datasets.table.TableSource], also for
+            what follows.
+        text_column: Column of the texts.
+        value_column: Column of the values.
+        votes_column: Column of the votes.
+        std_column: Column of the deviation of a vote.
+        split: Split of a data set that has several.
 
     Raises:
         ValueError: If the name is unknown, or an argument is missing or has no use for this source.
@@ -114,12 +141,15 @@ def load_source(
         raise ValueError(f"Unknown data source {name!r}; known sources: {', '.join(SOURCES)}.")
     entry = SOURCES[name]
     given: dict[str, Any] = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
-    given |= {"raters": raters, "rater_noise": rater_noise}
+    given |= {"raters": raters, "rater_noise": rater_noise, "min_pixels": min_pixels, "max_pixels": max_pixels}
+    given |= {"table": table, "split": split, "text_column": text_column, "value_column": value_column}
+    given |= {"votes_column": votes_column, "std_column": std_column}
     for argument in sorted(entry.needs):
         if given[argument] is None:
             raise ValueError(f"Data source {name!r} needs {argument}, got None.")
-    for argument in ("csv", "folder", "size", "raters", "rater_noise"):
-        if given[argument] is not None and argument not in (*entry.needs, *entry.takes):
+    for argument in given:
+        unused = argument not in ("task", "seed") and argument not in (*entry.needs, *entry.takes)
+        if given[argument] is not None and unused:
             raise ValueError(f"Data source {name!r} does not use {argument}, got {str(given[argument])!r}.")
     used = {argument: given[argument] for argument in (*entry.needs, *entry.takes) if given[argument] is not None}
-    return entry.source(**{"task": task or entry.task, **used}, min_pixels=min_pixels, max_pixels=max_pixels)
+    return entry.source(**{"task": task or entry.task, **used})

@@ -1,19 +1,19 @@
-"""Groups of images become rows: `prompt`, `images`, `values`, `task`, and `completion` for supervised training.
+"""Groups of items become rows: `prompt`, `images`, `values`, `task`, and `completion` for supervised training.
 
 A row is stored as a few numbers; the prompt is built and the images are opened when the row is read. That goes through
 TRL as it is: `GRPOTrainer` and `SFTTrainer` (which prepares vision data on the fly) read rows, never Arrow columns.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 
 from rarl.datasets.sampling import sample_groups
-from rarl.datasets.source import ImageSource
-from rarl.prompt import build_completion, build_prompt
+from rarl.datasets.source import ItemSource
+from rarl.prompt import build_completion, build_prompt, build_text_prompt
 from rarl.task import task_cell
 
 
@@ -21,19 +21,24 @@ from rarl.task import task_cell
 class RowTransform:
     """Stored columns to rows.
 
-    Each column stands alone, since trainers may drop the ones they do not know: `prompt` is stored as N, `images` as
+    Each column stands alone, since trainers may drop the ones they do not know: `prompt` and `images` are stored as
     indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts, `task` as
     its name; `values` as they are. The task of a row is the source's own, as [`task_cell`][rarl.task.task_cell] has it,
     so that prompts, rewards and mutation have the same one, whether it is registered or not.
+
+    Args:
+        source: The items.
+        shots: Indices of texts that every prompt shows first, each with its perfect answer.
     """
 
-    source: ImageSource
+    source: ItemSource
+    shots: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = dict(batch)
         task = self.source.task
         if "prompt" in batch:
-            rows["prompt"] = [build_prompt(task, num_images) for num_images in batch["prompt"]]
+            rows["prompt"] = [self._prompt(group) for group in batch["prompt"]]
         if "task" in batch:
             rows["task"] = [task_cell(task)] * len(batch["task"])
         if "images" in batch:
@@ -41,11 +46,24 @@ class RowTransform:
             loaded = {i: self.source.load(i) for i in dict.fromkeys(i for group in batch["images"] for i in group)}
             rows["images"] = [[loaded[i] for i in group] for group in batch["images"]]
         if "completion" in batch:
-            rows["completion"] = [text_completion(build_completion(values, task)) for values in batch["completion"]]
+            rows["completion"] = [self.completion(build_completion(values, task)) for values in batch["completion"]]
         for name in ("chosen", "rejected"):
             if name in batch:
-                rows[name] = [text_completion(text) for text in batch[name]]
+                rows[name] = [self.completion(text) for text in batch[name]]
         return rows
+
+    def _prompt(self, group: Sequence[int]) -> list[dict[str, Any]]:
+        source = self.source
+        if source.kind == "image":
+            return build_prompt(source.task, len(group))
+        shots = [(source.load(i), float(source.labels[i])) for i in self.shots]
+        return build_text_prompt(source.task, [source.load(i) for i in group], shots)
+
+    def completion(self, text: str) -> list[dict[str, Any]]:
+        """A completion of one assistant message, its content as that of the prompt is."""
+        if self.source.kind == "image":
+            return text_completion(text)
+        return [{"role": "assistant", "content": text}]
 
 
 def text_completion(text: str) -> list[dict[str, Any]]:
@@ -53,14 +71,16 @@ def text_completion(text: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
-def _stored_row(source: ImageSource, group: np.ndarray, with_completion: bool) -> dict[str, Any]:
+def _stored_row(source: ItemSource, group: np.ndarray, with_completion: bool) -> dict[str, Any]:
     values = source.values[group].tolist()
-    row = {"prompt": len(group), "images": group.tolist(), "values": values, "task": source.task.name}
+    row: dict[str, Any] = {"prompt": group.tolist()}
+    row |= {"images": group.tolist()} if source.kind == "image" else {}
+    row |= {"values": values, "task": source.task.name}
     return row | {"completion": values} if with_completion else row
 
 
 def make_dataset(
-    source: ImageSource,
+    source: ItemSource,
     indices: np.ndarray,
     num_prompts: int,
     mix: dict[int, float],
@@ -68,8 +88,9 @@ def make_dataset(
     min_gap: float = 0.0,
     seed: int = 0,
     with_completion: bool = False,
+    shots: Sequence[int] = (),
 ) -> Dataset:
-    """Prompts over some images of a source, lazy: images are opened when a row is read.
+    """Prompts over some items of a source, lazy: items are opened when a row is read.
 
     Args:
         source: The images.
@@ -81,9 +102,11 @@ def make_dataset(
         seed: Seed of the groups.
         with_completion: Whether to add the perfect answer as `completion`, for `SFTTrainer`. Give it
             `SFTConfig(max_length=None)`, whose default cuts image tokens off long prompts.
+        shots: Indices of texts that every prompt shows first, each with its perfect answer; see
+            [`choose_shots`][rarl.datasets.sampling.choose_shots].
 
     Returns:
-        Rows with `prompt` (messages), `images` (PIL, prompt order), `values` (floats, prompt order), `task` (of the
+        Rows with `prompt` (messages), `images` (PIL, prompt order; not where texts are judged), `values` (floats, prompt order), `task` (of the
         source, see [`task_cell`][rarl.task.task_cell]).
 
     Raises:
@@ -106,10 +129,21 @@ def make_dataset(
     groups = sample_groups(source.values[indices], num_prompts, mix, min_gap=min_gap, seed=seed)
     rows = [_stored_row(source, indices[group], with_completion) for group in groups]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Dataset.from_dict(columns).with_transform(RowTransform(source))
+    return Dataset.from_dict(columns).with_transform(RowTransform(source, shots=tuple(shots)))
 
 
-def preference_dataset(source: ImageSource, stored: Dataset, pairs: Sequence[tuple[int, str, str]]) -> Dataset:
+def written_out(dataset: Dataset) -> Dataset:
+    """Rows of texts as they are read, for trainers of TRL that tokenise text beforehand and so refuse lazy rows; rows
+    with images, which they process as they come, stay lazy.
+
+    Args:
+        dataset: Rows of [`make_dataset`][rarl.datasets.prompts.make_dataset] or
+            [`preference_dataset`][rarl.datasets.prompts.preference_dataset].
+    """
+    return dataset if "images" in dataset.column_names else Dataset.from_list(list(dataset))
+
+
+def preference_dataset(source: ItemSource, stored: Dataset, pairs: Sequence[tuple[int, str, str]]) -> Dataset:
     """Rows `prompt`, `images`, `chosen` and `rejected` for TRL's `DPOTrainer`, lazy as those of
     [`make_dataset`][rarl.datasets.prompts.make_dataset].
 
@@ -118,9 +152,9 @@ def preference_dataset(source: ImageSource, stored: Dataset, pairs: Sequence[tup
         stored: Rows of [`make_dataset`][rarl.datasets.prompts.make_dataset] without their transform.
         pairs: Row, chosen text and rejected text of each pair.
     """
+    kept = [name for name in ("prompt", "images") if name in stored.column_names]
     columns: dict[str, list[Any]] = {
-        "prompt": [stored[row]["prompt"] for row, _, _ in pairs],
-        "images": [stored[row]["images"] for row, _, _ in pairs],
+        **{name: [stored[row][name] for row, _, _ in pairs] for name in kept},
         "chosen": [chosen for _, chosen, _ in pairs],
         "rejected": [rejected for _, _, rejected in pairs],
     }
@@ -151,7 +185,7 @@ class _RowStream:
 
 
 def stream_dataset(
-    source: ImageSource,
+    source: ItemSource,
     indices: np.ndarray,
     mix: dict[int, float],
     *,

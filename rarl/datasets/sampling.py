@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gor_head.numbers import write_number
-from rarl.datasets.source import ImageSource
+from rarl.datasets.source import ItemSource
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _CHUNK = 64
 
 
 def split_by_content(
-    source: ImageSource, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
+    source: ItemSource, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Indices of the images of each split, int [n_split] ascending.
 
@@ -48,13 +48,13 @@ def split_by_content(
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not len(splits[name]):
             raise ValueError(
-                f"The {name} split of {len(source)} images is empty although its fraction is {share}; "
-                "wanted at least one image: add images, change the seed, or set the fraction to 0."
+                f"The {name} split of {len(source)} {source.kind}s is empty although its fraction is {share}; wanted at "
+                f"least one {source.kind}: add {source.kind}s, change the seed, or set the fraction to 0."
             )
     return splits
 
 
-def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
+def without_copies(source: ItemSource, indices: np.ndarray) -> np.ndarray:
     """Those of `indices` whose content no earlier one has, so that no picture can stand twice in one prompt.
 
     Copies are counted in a warning, and so are those with another value than their original; it names the first copy,
@@ -68,9 +68,10 @@ def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
         copy = (odd or copies)[0]
         original = first[source.content_hash(copy)]
         logger.warning(
-            "%d of %d images are copies of others and not used%s, such as %s (value %s) of %s (value %s)",
+            "%d of %d %ss are copies of others and not used%s, such as %s (value %s) of %s (value %s)",
             len(copies),
             len(indices),
+            source.kind,
             f", {len(odd)} of them with another value" if odd else "",
             source.where(copy),
             write_number(source.values[copy]),
@@ -78,6 +79,32 @@ def without_copies(source: ImageSource, indices: np.ndarray) -> np.ndarray:
             write_number(source.values[original]),
         )
     return indices[is_first]
+
+
+def choose_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int = 0) -> list[int]:
+    """Some of the items whose labels are spread over those of all, in random order: in each of `number`
+    equal parts of the items in order of their labels one is drawn. Solved examples for prompts.
+
+    Args:
+        source: The items, of texts.
+        indices: Which of them may be chosen, int [n], such as the training split.
+        number: How many.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If the source holds images, or fewer items than wanted.
+    """
+    if number and source.kind != "text":
+        raise ValueError(f"shots: solved examples are texts, but source {type(source).__name__} holds {source.kind}s.")
+    if not 0 <= number <= len(indices):
+        raise ValueError(
+            f"shots: wanted 0 to {len(indices)}, the number of {source.kind}s to choose from, got {number}."
+        )
+    if not number:
+        return []
+    rng = np.random.default_rng(seed)
+    ordered = indices[np.argsort(source.labels[indices], kind="stable")]
+    return [int(i) for i in rng.permutation([rng.choice(part) for part in np.array_split(ordered, number)])]
 
 
 def sample_groups(

@@ -6,32 +6,41 @@ from typing import Any
 from datasets import Dataset
 
 from rarl.datasets.prompts import RowTransform
-from rarl.datasets.source import ImageSource
-from rarl.inputs import check_length, prompt_lengths
+from rarl.datasets.source import ImageSource, ItemSource
+from rarl.inputs import check_length, prompt_lengths, text_lengths
 
 
 def check_groups(
-    source: ImageSource,
+    source: ItemSource,
     groups: Iterable[Sequence[int]],
     processor: Any,
     *,
     max_position_embeddings: int,
     max_completion_length: int,
+    shots: Sequence[int] = (),
 ) -> None:
     """Refuse prompts that leave less than `max_completion_length` tokens of the model's context.
 
     Args:
-        source: The images.
-        groups: Image indices of each prompt, such as the first of a stream.
+        source: The items.
+        groups: Indices of the items of each prompt, such as the first of a stream.
         processor: Processor of the model.
         max_position_embeddings: The model's context in tokens, `model.config.text_config.max_position_embeddings`.
         max_completion_length: The largest number of tokens that will be generated or are given as completion.
+        shots: Indices of the texts that every prompt shows first.
 
     Raises:
-        ValueError: Names the first such row, its files, its tokens and the limit, and counts the rest.
+        ValueError: Names the first such row, its items, its tokens and the limit, and counts the rest; or a text that
+            holds tokens of the tokenizer's own.
     """
     groups = list(groups)
-    lengths = prompt_lengths(source.task, ([source.size(i) for i in group] for group in groups), processor)
+    if isinstance(source, ImageSource):
+        lengths = prompt_lengths(source.task, ([source.size(i) for i in group] for group in groups), processor)
+    else:
+        transform = RowTransform(source, shots=tuple(shots))
+        lengths = text_lengths(
+            source.task, (transform({"prompt": [group]})["prompt"][0] for group in groups), processor
+        )
     names = lambda row: ", ".join(source.name(i) for i in groups[row])  # noqa: E731
     check_length(lengths, names, max_position_embeddings, max_new_tokens=max_completion_length)
 
@@ -49,11 +58,12 @@ def check_context(
     transform = dataset.format["format_kwargs"].get("transform")
     if not isinstance(transform, RowTransform):
         raise TypeError(f"check_context wants a dataset made by make_dataset, got one with transform {transform!r}.")
-    groups = dataset.with_format(None)["images"]
+    groups = dataset.with_format(None)["prompt"]
     check_groups(
         transform.source,
         groups,
         processor,
         max_position_embeddings=max_position_embeddings,
         max_completion_length=max_completion_length,
+        shots=transform.shots,
     )

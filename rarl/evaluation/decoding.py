@@ -29,8 +29,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from gor_head.numbers import show_number
 from rarl.answer import parse_answer
-from rarl.answer_format import IMAGE_KEY, VALUE_KEY, write_completion, write_list
+from rarl.answer_format import IMAGE_KEY, STATED_ITEM, VALUE_KEY, write_completion, write_list
 from rarl.evaluation.generate import checked_inputs, greedy_config, in_batches, reset_rope_deltas
+from rarl.inputs import num_items
 from rarl.number_trie import NumberTrie
 from rarl.prompt import build_completion
 from rarl.shared_prefix.rollout import sample_answers
@@ -43,7 +44,7 @@ PAIRS = 64
 ROUNDING = 1e-6
 """By how much a cumulative probability may miss one half and count as reaching it: sums of float32."""
 
-_BEGINS = re.compile(rf'(?:Image ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)( ?)\Z')
+_BEGINS = re.compile(rf'(?:{STATED_ITEM} ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)( ?)\Z')
 _TAIL = 48  # tokens; more than a beginning has characters
 
 Choose = Callable[[Tensor, Tensor], tuple[int, float]]
@@ -308,7 +309,7 @@ def choose_answers(
             model,
             trie,
             CHOICES[decode],
-            num_images=[len(row["images"]) for row in batch],
+            num_images=[num_items(row) for row in batch],
             cache=cache,
             mask=mask,
             end=end_tokens(settings)[0],
@@ -326,7 +327,7 @@ def choose_answers(
                 build_completion([values[image] for image in sorted(values)], read),
                 build_completion([written[image] for image in sorted(written)], task),
             )
-            if len(values) == len(row["images"])
+            if len(values) == num_items(row)
             else (text, text)
             for row, values, written, text in zip(batch, numbers.values, numbers.written, texts, strict=True)
         ]
@@ -386,7 +387,7 @@ def sampled_medians(
         )
         texts = processor.batch_decode(sampled, skip_special_tokens=True)
         return [
-            (*median_of_samples(texts[start : start + num_samples], len(row["images"]), task), texts[start])
+            (*median_of_samples(texts[start : start + num_samples], num_items(row), task), texts[start])
             for start, row in zip(range(0, len(texts), num_samples), batch, strict=True)
         ]
 

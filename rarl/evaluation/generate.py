@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import GenerationConfig, LogitsProcessorList
 
-from rarl.inputs import batch_inputs, check_length
+from rarl.inputs import batch_inputs, check_length, num_items, tokenizer_of
 from rarl.vision_tokens import vision_token_ids
 
 Answered = TypeVar("Answered")
@@ -31,14 +31,16 @@ def greedy_config(model: Any, processor: Any, max_new_tokens: int) -> Generation
         max_new_tokens=max_new_tokens,
         suppress_tokens=vision_token_ids(processor, model.config) or None,
         eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=processor.tokenizer.pad_token_id,
+        pad_token_id=tokenizer_of(processor).pad_token_id,
         use_cache=True,
     )
 
 
 def prompt_size(row: dict[str, Any]) -> tuple[int, int]:
-    """What a row costs: its number of images, then their pixels."""
-    return len(row["images"]), sum(image.width * image.height for image in row["images"])
+    """What a row costs: its number of items, then their pixels, or the characters of its prompt."""
+    if "images" in row:
+        return len(row["images"]), sum(image.width * image.height for image in row["images"])
+    return len(row["values"]), sum(len(message["content"]) for message in row["prompt"])
 
 
 def reset_rope_deltas(model: Any) -> None:
@@ -58,7 +60,7 @@ def checked_inputs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], m
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None:
         lengths = inputs["attention_mask"].sum(dim=1).cpu().numpy()
-        check_length(lengths, lambda row: f"{len(rows[row]['images'])} images", context, max_new_tokens=max_new_tokens)
+        check_length(lengths, lambda row: f"{num_items(rows[row])} items", context, max_new_tokens=max_new_tokens)
     return inputs
 
 

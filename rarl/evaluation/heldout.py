@@ -1,38 +1,48 @@
-"""Prompts over images that training never saw."""
+"""Prompts over items that training never saw."""
 
 from typing import Any
 
 import numpy as np
 
-from rarl.datasets import ImageSource, check_context, make_dataset, split_by_content, verify, without_copies
+from rarl.datasets import (
+    ItemSource,
+    check_context,
+    choose_shots,
+    make_dataset,
+    split_by_content,
+    verify,
+    without_copies,
+)
 
 
 def heldout_prompts(
-    source: ImageSource,
+    source: ItemSource,
     split: str = "test",
     num_images: list[int] | tuple[int, ...] = (1, 2, 4, 8),
     *,
     num_prompts: int = 200,
     min_gap: float = 0.0,
     seed: int = 0,
+    shots: int = 0,
 ) -> tuple[dict[int, Any], float]:
     """Prompts over one split of a source with their true values, and the median label of its training split.
 
     Args:
-        source: The images; verified here.
+        source: The items; verified here.
         split: `"train"`, `"validation"` or `"test"`, of the default fractions of
             [`split_by_content`][rarl.datasets.sampling.split_by_content].
         num_images: Numbers of images in a prompt.
         num_prompts: Prompts of each number.
         min_gap: Least difference between any two values of a prompt.
-        seed: Seed of the split and of the groups; the split of a training run is reproduced by its seed.
+        seed: Seed of the split, the groups and the shots; the split of a training run is reproduced by its seed.
+        shots: Number of solved examples in every prompt, of the training split; texts only.
 
     Returns:
         Number of images → rows, as [`evaluate`][rarl.evaluation.protocol.evaluate] takes them, and the median.
 
     Raises:
         ValueError: If the split is unknown, the groups are impossible, or the source is a
-            [`rated`][rarl.datasets.source.ImageSource.rated] one, whose values are votes.
+            [`rated`][rarl.datasets.source.ItemSource.rated] one, whose values are votes.
     """
     if source.is_rated:
         raise ValueError("Held-out prompts want the true values, got a source whose values are labels of raters.")
@@ -41,14 +51,17 @@ def heldout_prompts(
     if split not in splits:
         raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
     indices = without_copies(source, splits[split])
+    shown = choose_shots(source, without_copies(source, splits["train"]), shots, seed) if shots else ()
     datasets = {}
     for number in sorted(set(num_images)):
         try:
-            datasets[number] = make_dataset(source, indices, num_prompts, mix={number: 1.0}, min_gap=min_gap, seed=seed)
+            datasets[number] = make_dataset(
+                source, indices, num_prompts, mix={number: 1.0}, min_gap=min_gap, seed=seed, shots=shown
+            )
         except ValueError as error:
             raise ValueError(
-                f"Held-out prompts of {number} images from the {split} split, {len(indices)} of {len(source)} "
-                f"images: {error} Give more, or leave {number} out (eval_num_images of a recipe, --num-images of "
+                f"Held-out prompts of {number} {source.kind}s from the {split} split, {len(indices)} of {len(source)} "
+                f"{source.kind}s: {error} Give more, or leave {number} out (eval_num_images of a recipe, --num-images of "
                 "rarl evaluate)."
             ) from None
     return datasets, float(np.median(source.labels[splits["train"]]))
@@ -67,4 +80,4 @@ def check_test_context(
         try:
             check_context(rows, processor, max_position_embeddings, max_completion_length=max_new_tokens)
         except ValueError as error:
-            raise ValueError(f"Held-out prompts of {number} images: {error}") from None
+            raise ValueError(f"Held-out prompts of {number} items: {error}") from None

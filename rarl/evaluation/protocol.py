@@ -19,6 +19,7 @@ from rarl.evaluation.codes import Decode, chosen_decode, code_processors, interv
 from rarl.evaluation.decoding import Decoded, choose_answers, sampled_medians
 from rarl.evaluation.generate import generate_answers
 from rarl.evaluation.reports import Constant, IntervalScores, Report, Scores
+from rarl.inputs import tokenizer_of
 from rarl.rewards import accuracy_reward
 from rarl.task import OrdinalTask, get_task
 
@@ -246,7 +247,7 @@ def evaluate(
         unreadable[num_images] = decoded.unreadable_samples
         tokens[num_images] = mean(
             [
-                1.0 + len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+                1.0 + len(tokenizer_of(processor)(text, add_special_tokens=False)["input_ids"])
                 for text in decoded.written or texts
             ]
         )

@@ -36,6 +36,16 @@ class RecipeArguments:
     csv: str | None = field(
         default=None, metadata={"help": "CSV with the header file,value (or votes), of sources that read one."}
     )
+    table: str | None = field(
+        default=None,
+        metadata={"help": "CSV, Parquet or JSONL file or data set of texts, of sources that read one."},
+    )
+    table_split: str | None = field(default=None, metadata={"help": "Split of a data set that has several."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts; 'text' if not given."})
+    value_column: str | None = field(default=None, metadata={"help": "Column of the values; 'value' if not given."})
+    votes_column: str | None = field(default=None, metadata={"help": "Column of votes, lists, instead of values."})
+    std_column: str | None = field(default=None, metadata={"help": "Column of a vote's deviation, for raters."})
+    shots: int = field(default=0, metadata={"help": "Solved examples that every prompt shows first; texts only."})
     size: int = field(default=2000, metadata={"help": "Number of images of a source that makes them."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the builtin images, of votes and of the split."})
     rater_noise: float | None = field(
@@ -60,7 +70,9 @@ class RecipeArguments:
             "help": f"One-image metric: {', '.join(name for name, metric in METRICS.items() if metric.of_tasks)}."
         },
     )
-    num_images: list[int] = field(default_factory=lambda: [1], metadata={"help": "Numbers of images in a prompt."})
+    num_images: list[int] = field(
+        default_factory=lambda: [1], metadata={"help": "Numbers of images or texts in a prompt."}
+    )
     num_images_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each number of images; equal if not given."}
     )
@@ -87,7 +99,7 @@ class RecipeArguments:
     weight_format: float = field(default=0.5, metadata={"help": "γ, weight of the format reward."})
     eval_prompts: int = field(default=200, metadata={"help": "Test prompts of each number; 0 skips the evaluation."})
     eval_num_images: list[int] = field(
-        default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Numbers of images in a test prompt."}
+        default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Numbers of images or texts in a test prompt."}
     )
     eval_batch_size: int = field(default=8, metadata={"help": "Test prompts in a batch."})
     eval_max_new_tokens: int = field(default=1024, metadata={"help": "Longest test answer in tokens."})
@@ -177,7 +189,8 @@ class RecipeArguments:
         missing = [key for key in ("rule", "minimum", "maximum", "tolerance") if key not in changes]
         if missing:
             raise ValueError(f"The new task {name!r} also needs {', '.join(f'task_{key}' for key in missing)}.")
-        return register_task(OrdinalTask(name=name, **changes)).name
+        kind = SOURCES[self.source].kind if self.source in SOURCES else "image"
+        return register_task(OrdinalTask(name=name, **changes, kind=kind)).name
 
 
 def _renamed(flag: str) -> list[str]:

@@ -8,8 +8,18 @@ import numpy as np
 from transformers import AutoConfig
 
 from gor_head import CoDiVocabulary
-from rarl.datasets import ImageSource, check_context, load_source, make_dataset, split_by_content, takes, without_copies
+from rarl.datasets import (
+    ItemSource,
+    check_context,
+    choose_shots,
+    load_source,
+    make_dataset,
+    split_by_content,
+    takes,
+    without_copies,
+)
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
+from rarl.inputs import tokenizer_of
 from rarl.models import check_adapter
 from rarl.prompt import build_completion
 from rarl.recipe.arguments import RecipeArguments
@@ -19,10 +29,10 @@ from rarl.task import OrdinalTask, register_task
 
 @dataclass
 class Data:
-    """The images of a run, its training rows and its test rows.
+    """The items of a run, its training rows and its test rows.
 
     Attributes:
-        source: All images, with their true values.
+        source: All items, with their true values.
         train: Training rows; with `completion`, the perfect answer, for supervised training.
         test: Number of images → test rows, those that `rarl evaluate` builds from the same arguments.
         median: Median value of the training split: the constant prediction to beat.
@@ -30,7 +40,7 @@ class Data:
             any.
     """
 
-    source: ImageSource
+    source: ItemSource
     train: Any
     test: dict[int, Any]
     median: float
@@ -43,7 +53,7 @@ class Data:
 
 
 def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> Data:
-    """Load, verify and split the images; every error in them is raised here, before a model is loaded."""
+    """Load, verify and split the items; every error in them is raised here, before a model is loaded."""
     a = arguments
     if a.adapter is not None:
         check_adapter(a.adapter)
@@ -60,10 +70,16 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         max_pixels=a.max_pixels,
         rater_noise=a.rater_noise,
         raters=a.raters,
+        table=a.table,
+        text_column=a.text_column,
+        value_column=a.value_column,
+        votes_column=a.votes_column,
+        std_column=a.std_column,
+        split=a.table_split,
     )
     numbers = a.eval_num_images if a.eval_prompts else []
     test, median = heldout_prompts(
-        source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed
+        source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed, shots=a.shots
     )
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     labels = [source.labels[i] for i in indices]
@@ -79,6 +95,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         min_gap=a.min_gap,
         seed=a.split_seed,
         with_completion=with_completion,
+        shots=choose_shots(source, indices, a.shots, a.split_seed),
     )
     return Data(source, train, test, median, labels)
 
@@ -154,4 +171,4 @@ def check_lengths(
 def longest_reference(data: Data, processor: Any) -> int:
     """Tokens of the longest perfect answer in the training rows, end token included."""
     texts = {build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]}
-    return 1 + max(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    return 1 + max(len(tokenizer_of(processor)(text, add_special_tokens=False)["input_ids"]) for text in texts)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
 from gor_head.vlm import ValueTokens, add_tokens, attach
@@ -45,6 +45,7 @@ def starting_adapter(arguments: RecipeArguments, path: str) -> str:
 def load_processor(path: str, task: OrdinalTask, adapter: str | None = None) -> Any:
     """Processor of a model, with the task's value tokens if it has any, padding and truncating on the left as GRPO
     needs it."""
+    models.check_kind(path, task)
     processor = models.load_processor(path, adapter, padding_side="left", truncation_side="left")
     if task.vocabulary is not None:
         add_tokens(processor, task.codi_vocabulary)
@@ -71,7 +72,7 @@ def load_policy(
     settings: dict[str, Any] = {"dtype": model_args.dtype or "auto"}
     if model_args.attn_implementation:
         settings["attn_implementation"] = model_args.attn_implementation
-    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(path, **settings)
+    model: PreTrainedModel = models.model_class(AutoConfig.from_pretrained(path)).from_pretrained(path, **settings)
     if adapter is not None:
         plugin = training_args.deepspeed_plugin
         # ZeRO-3 gathers parameters of one type only: the adapter keeps the type of a bf16 model.

@@ -16,7 +16,7 @@ from gor_head.vlm.preference import Candidate, PreferenceFile, choose_number, ch
 from gor_head.vlm.tokens import ValueTokens
 from rarl.answer import parse_answer
 from rarl.datasets.prompts import preference_dataset
-from rarl.datasets.source import ImageSource
+from rarl.datasets.source import ItemSource
 from rarl.evaluation.generate import greedy_config, reset_rope_deltas
 from rarl.inputs import batch_inputs
 from rarl.prompt import build_completion, list_reasoning
@@ -81,7 +81,7 @@ def build_preferences(
     processor: Any,
     rows: Dataset,
     *,
-    source: ImageSource,
+    source: ItemSource,
     folder: str | Path,
     settings: dict[str, Any],
     candidates: Candidates = "beams",

