@@ -1,6 +1,7 @@
 """Rows as a model takes them, for the processor of any family, and how long they are."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,15 +134,15 @@ def text_lengths(task: OrdinalTask, prompts: Iterable[list[dict[str, Any]]], pro
     """
     tokenizer = tokenizer_of(processor)
     special = set(tokenizer.all_special_ids)
+    plain = build_text_prompt(replace(task, shots=tuple(("x", value) for _, value in task.shots)), ["x"])
+    wanted = _count(tokenizer(render(processor, plain), add_special_tokens=False)["input_ids"], special)
     lengths: list[int] = []
     for row, prompt in enumerate(prompts):
         ids = tokenizer(render(processor, prompt), add_special_tokens=False)["input_ids"]
-        plain = build_text_prompt(task, ["x"], [("x", task.minimum)] * ((len(prompt) - 2) // 2))
-        wanted = _count(tokenizer(render(processor, plain), add_special_tokens=False)["input_ids"], special)
         if (seen := _count(ids, special)) != wanted:
             raise ValueError(
-                f"Row {row}: its texts hold special tokens of the tokenizer (wanted {wanted} in the prompt, got {seen}): "
-                f"{prompt[-1]['content']!r:.200}"
+                f"Row {row}: its texts hold special tokens of the tokenizer (wanted {wanted} in the prompt, got "
+                f"{seen}): {prompt[-1]['content']!r:.200}"
             )
         lengths.append(len(ids))
     return np.array(lengths, dtype=np.int64)

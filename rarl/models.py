@@ -101,7 +101,8 @@ def check_kind(path: str, task: OrdinalTask) -> None:
 
 
 def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
-    """Processor of a model (of a language model, its tokenizer), or that of an adapter whose task has value tokens: only that one knows them.
+    """Processor of a model (a language model's is its tokenizer), or that of an adapter whose task has value tokens:
+    only that one knows them.
 
     Args:
         path: Folder or Hub id of the model.

@@ -38,8 +38,9 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def quote(text: str) -> str:
-    """A text as it stands in a prompt: a JSON string, so that nothing in it can end it or begin another one. What a chat
-    template or a processor would take for one of its own tokens is escaped, too, as are control characters.
+    """A text as it stands in a prompt: a JSON string, so that nothing in it can end it or begin another one.
+
+    What a chat template or a processor would take for one of its own tokens is escaped, too, as are control characters.
 
     Example:
 
@@ -57,17 +58,14 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
-def build_text_prompt(
-    task: OrdinalTask, texts: Sequence[str], shots: Sequence[tuple[str, float]] = ()
-) -> list[dict[str, Any]]:
-    """Chat messages that ask for `task` on some texts.
+def build_text_prompt(task: OrdinalTask, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Chat messages that ask for `task` on some texts; its solved examples are earlier turns of the chat.
 
     Contents are strings, as the templates of language models want them.
 
     Args:
         task: What is judged, of kind `"text"`.
         texts: The texts, which are labelled "Text 1:", "Text 2:", ….
-        shots: Solved examples, each a text and its value, as earlier turns of the chat.
 
     Raises:
         ValueError: If there is no text.
@@ -77,7 +75,7 @@ def build_text_prompt(
     example = write_completion("Text 1: value, ...", write_list([("number", "value")])[:-1] + ", ...]")
     instruction = TEXT_INSTRUCTION.format(rule=task.rule, value_range=task.value_range, completion=example)
     messages = [{"role": "system", "content": instruction}]
-    for text, value in shots:
+    for text, value in task.shots:
         messages.append({"role": "user", "content": _numbered([text])})
         messages.append({"role": "assistant", "content": build_completion([value], task)})
     return [*messages, {"role": "user", "content": _numbered(texts)}]

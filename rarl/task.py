@@ -34,11 +34,12 @@ class OrdinalTask:
         vocabulary: Value tokens in which answers write numbers, as `CoDiVocabulary.to_dict()` gives them; None for
             digits. See [`OrdinalTask.with_vocabulary`][rarl.task.OrdinalTask.with_vocabulary].
         kind: `"image"` or `"text"`: what is judged.
+        shots: Solved examples that every prompt shows first, each a text and its value; of texts only.
 
     Raises:
-        ValueError: If the kind is unknown, the range is empty, not finite, or of whole numbers that floats cannot hold,
-            or the tolerance is not positive; or if the vocabulary has another resolution, an offset, or no codes up to
-            the maximum.
+        ValueError: If the kind is unknown, there are examples of images or with values out of range, the range is
+            empty, not finite, or of whole numbers that floats cannot hold, or the tolerance is not positive; or if the
+            vocabulary has another resolution, an offset, or no codes up to the maximum.
 
     Example:
 
@@ -59,6 +60,7 @@ class OrdinalTask:
     metric: str = "mae"
     vocabulary: dict[str, Any] | None = field(default=None, repr=False, hash=False)
     kind: Kind = "image"
+    shots: tuple[tuple[str, float], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.name or not self.rule:
@@ -83,6 +85,10 @@ class OrdinalTask:
             raise ValueError(f"Task {self.name!r}: metric must be {wanted}, got {self.metric!r}.")
         if self.vocabulary is not None:
             self._check_vocabulary(self.codi_vocabulary)
+        if self.shots and self.kind != "text":
+            raise ValueError(f"Task {self.name!r}: shots: solved examples are texts, but it judges {self.kind}s.")
+        shots = tuple((str(text), self.check_value(value, f"Task {self.name!r}, shots")) for text, value in self.shots)
+        object.__setattr__(self, "shots", shots)  # JSON has lists
 
     def with_vocabulary(self, vocabulary: "CoDiVocabulary") -> "OrdinalTask":
         """The same task, its numbers written in the value tokens of a vocabulary."""

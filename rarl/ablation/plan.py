@@ -25,6 +25,7 @@ class Run:
             folder.
         start: The run whose adapter it starts from.
         decode: How numbers are read, where nothing is trained.
+        resolution: Distance of two legal numbers, where `decode` wants one.
     """
 
     setting: str
@@ -34,6 +35,7 @@ class Run:
     arguments: tuple[str, ...]
     start: "Run | None" = None
     decode: str | None = None
+    resolution: float | None = None
 
     @property
     def name(self) -> str:
@@ -44,11 +46,15 @@ class Run:
     def command(self) -> str:
         """What is executed, in words that change when the run does: its configuration's content, and the run that it
         starts from, included."""
-        done = self.script.stem if self.script is not None else f"evaluate {self.decode or 'greedy'}"
+        done = self.script.stem if self.script is not None else _reading(self.decode, self.resolution)
         before = "" if self.start is None else f"{self.start.command} | "
         config = Path(self.arguments[1])
         content = json.dumps(yaml.safe_load(config.read_text(encoding="utf-8")), sort_keys=True)
         return " ".join((f"{before}{done}", f"{config.stem}@{zlib.crc32(content.encode()):08x}", *self.arguments[2:]))
+
+
+def _reading(decode: str | None, resolution: float | None) -> str:
+    return f"evaluate {decode or 'greedy'}" + ("" if resolution is None else f" {resolution}")
 
 
 def plan(
@@ -109,7 +115,8 @@ def _add(
     arguments += data.of_recipe.get(row.as_recipe or recipe, ()) if row.recipe is not None else ()
     arguments += [*extra, "--seed", str(seed), "--split_seed", str(seed)]
     script = None if row.recipe is None else recipes / f"{row.recipe}.py"
-    run = Run(setting, name, seed, script, tuple(arguments), start, row.decode)
+    resolution = data.resolution if row.decode in ("mode", "median", "mean") else None
+    run = Run(setting, name, seed, script, tuple(arguments), start, row.decode, resolution)
     return runs.setdefault(run.name, run)
 
 

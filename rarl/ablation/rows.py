@@ -39,11 +39,13 @@ class Setting:
         label: What it is called in the table.
         flags: Arguments of every recipe.
         of_recipe: Further arguments of single recipes.
+        resolution: Distance of two legal numbers where distributions of numbers are read; `None` for that of the task.
     """
 
     label: str
     flags: tuple[str, ...]
     of_recipe: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    resolution: float | None = None
 
 
 ALL_REWARDS = ("--rewards", "regression", "length", "consistency", "accuracy", "format")
@@ -51,6 +53,7 @@ BOTH_STAGES = ("rarl_stage1", "rarl_stage2")
 
 DIGIT_ROWS: dict[str, Row] = {
     "cold_start": Row("cold start"),
+    "few_shot": Row("few-shot", flags=("--shots", "4")),
     "sft": Row("SFT", "sft"),
     "sft_all": Row("SFT, all prompts", "sft", prompts_of=("sft", "rarl_stage2")),
     "sft_sampled": Row("SFT, median of 15 samples", start="sft", decode="sampled_median"),
@@ -163,6 +166,11 @@ SETTINGS: dict[str, Setting] = {
         "count, exact labels, hard start (δ 1, temperature 0.5)",
         ("--task", "count", "--task_tolerance", "1"),
         {"rarl_stage1": ("--temperature", "0.5"), "rarl_stage2": ("--temperature", "0.5")},
+    ),
+    "film_reviews": Setting(
+        "film reviews, means of people's votes",
+        ("--source", "table", "--table", "film-reviews/reviews.csv"),
+        resolution=0.1,
     ),
 }
 """All settings by name."""

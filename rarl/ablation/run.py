@@ -202,7 +202,7 @@ def evaluate_only(run: Run, out: Path) -> None:
     _, arguments, model_args = parse(SFTConfig, Path(run.arguments[1]))
     data = prepare_data(arguments)
     model, processor = load_model(resolve_model(model_args.model_name_or_path), arguments.adapter)
-    report = evaluate_run(model, processor, data, arguments, decode=decode)
+    report = evaluate_run(model, processor, data, arguments, decode=decode, resolution=run.resolution)
     write_report(report, out / "report.json")
 
 

@@ -5,6 +5,7 @@ import typer
 from gor_head.output import Commands
 from rarl.cli.ablate import ablate
 from rarl.cli.evaluate import evaluate
+from rarl.cli.fetch import fetch
 from rarl.cli.predict import predict
 from rarl.cli.recipes import recipes
 from rarl.cli.report import report
@@ -15,6 +16,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-for command in (evaluate, predict, report, ablate):
+for command in (evaluate, predict, report, ablate, fetch):
     app.command()(command)
 app.add_typer(recipes, name="recipes")

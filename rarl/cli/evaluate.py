@@ -60,7 +60,7 @@ def evaluate(
     from rich.console import Console
 
     from gor_head.output import check_output_file
-    from rarl.datasets import load_source
+    from rarl.datasets import load_source, split_by_content, verify, with_shots, without_copies
     from rarl.evaluation.codes import chosen_decode
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
@@ -94,8 +94,12 @@ def evaluate(
         split=table_split,
     )
     chosen_decode(decode, items.task)
+    if shots:
+        verify(items)
+        training = split_by_content(items, seed=split_seed)["train"]
+        items = with_shots(items, without_copies(items, training), shots, split_seed)
     datasets, median = heldout_prompts(
-        items, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed, shots=shots
+        items, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
     )
     check_kind(resolve_model(model), items.task)
     loaded, processor = load_model(model, adapter)

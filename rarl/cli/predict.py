@@ -1,7 +1,7 @@
-"""`rarl predict`: values and order of some images."""
+"""`rarl predict`: values and order of some images or texts."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,9 @@ from rarl.cli.options import Adapter, Decoding, Interval, MaxNewTokens, MaxPixel
 
 @plain_errors
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Image files or URLs, asked about in one prompt.")],
+    items: Annotated[
+        list[str], typer.Argument(help="Image files or URLs, or texts as they are, asked about in one prompt.")
+    ],
     model: Model,
     adapter: Adapter = None,
     task: Annotated[str | None, typer.Option(help="What to judge; by default what the model was trained on.")] = None,
@@ -22,14 +24,14 @@ def predict(
     interval: Interval = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Judge images: the value of each, and its rank (1 is the least)."""
+    """Judge images or texts: the value of each, and its rank (1 is the least)."""
     from rich.console import Console
 
     from rarl.datasets.images import REMARK
     from rarl.evaluation.predict import open_image
     from rarl.evaluation.predict import predict as predict_images
     from rarl.evaluation.tables import prediction_table
-    from rarl.models import check_adapter, load_model, trained_task
+    from rarl.models import check_adapter, check_kind, load_model, resolve_model, trained_task
     from rarl.task import get_task, register_task
 
     if adapter is not None:
@@ -40,10 +42,17 @@ def predict(
     judged = get_task(task) if task is not None else trained
     if judged is None:
         raise ValueError(f"{adapter or model} does not say what it judges: give --task.")
-    opened = [open_image(location, min_pixels, max_pixels) for location in images]
-    for location, image in zip(images, opened, strict=True):
-        if image.info[REMARK]:
-            typer.echo(f"Warning: {location}: {image.info[REMARK]}", err=True)
+    opened: Any = items
+    if judged.kind == "image":
+        opened = [open_image(location, min_pixels, max_pixels) for location in items]
+        for location, image in zip(items, opened, strict=True):
+            if image.info[REMARK]:
+                typer.echo(f"Warning: {location}: {image.info[REMARK]}", err=True)
+    elif empty := [number for number, text in enumerate(items, start=1) if not text.strip()]:
+        raise ValueError(f"Text {empty[0]} is empty; wanted texts to judge.")
+    elif (min_pixels, max_pixels) != (None, None):
+        raise ValueError(f"Task {judged.name!r} judges texts: wanted no --min-pixels or --max-pixels.")
+    check_kind(resolve_model(model), judged)
     loaded, processor = load_model(model, adapter)
     prediction = predict_images(
         loaded,
@@ -55,10 +64,10 @@ def predict(
         interval=interval,
     )
     if as_json:
-        columns = {"image": images, "value": prediction.values, "rank": prediction.ranks}
+        columns = {judged.kind: items, "value": prediction.values, "rank": prediction.ranks}
         if prediction.intervals is not None:
             columns["interval"] = prediction.intervals
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         typer.echo(json.dumps(rows, indent=2))
     else:
-        Console().print(prediction_table(images, prediction, judged.name))
+        Console().print(prediction_table(items, prediction, judged.name, judged.kind))

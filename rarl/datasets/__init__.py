@@ -10,7 +10,7 @@ from rarl.datasets.builtin import BuiltinSource
 from rarl.datasets.folder import FolderSource
 from rarl.datasets.images import ImageError
 from rarl.datasets.prompts import make_dataset, stream_dataset, written_out
-from rarl.datasets.sampling import choose_shots, sample_groups, split_by_content, without_copies
+from rarl.datasets.sampling import sample_groups, split_by_content, with_shots, without_copies
 from rarl.datasets.source import ImageSource, ItemSource, verify
 from rarl.datasets.table import TableSource
 from rarl.datasets.utkface import UTKFaceSource
@@ -29,7 +29,6 @@ __all__ = [
     "UTKFaceSource",
     "check_context",
     "check_groups",
-    "choose_shots",
     "load_source",
     "make_dataset",
     "sample_groups",
@@ -37,6 +36,7 @@ __all__ = [
     "stream_dataset",
     "takes",
     "verify",
+    "with_shots",
     "without_copies",
     "written_out",
 ]
@@ -49,7 +49,7 @@ class SourceEntry:
     Args:
         source: The class, called with `task` and the arguments below, by name.
         needs: Which arguments of [`load_source`][rarl.datasets.load_source] must be given.
-        takes: Which of these may be given.
+        takes: Which of these may be given; `min_pixels` and `max_pixels` may for all images.
         task: Name of its task where none is given.
     """
 
@@ -63,14 +63,18 @@ class SourceEntry:
         """What it holds: images or texts."""
         return self.source.kind  # type: ignore[attr-defined, no-any-return]
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """All that it needs or takes; bounds of pixels where it holds images."""
+        return (*self.needs, *self.takes, *(("min_pixels", "max_pixels") if self.kind == "image" else ()))
 
-BOUNDS = ("min_pixels", "max_pixels")
+
 COLUMNS = ("text_column", "value_column", "votes_column", "std_column")
 
 SOURCES: dict[str, SourceEntry] = {
-    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise", *BOUNDS), task="count"),
-    "utkface": SourceEntry(UTKFaceSource, needs=("folder",), takes=BOUNDS, task="age"),
-    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed", *BOUNDS)),
+    "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise"), task="count"),
+    "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
+    "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed")),
     "table": SourceEntry(TableSource, needs=("table",), takes=("raters", "seed", "split", *COLUMNS), task="sentiment"),
 }
 """All data sources by name: the one place in which a new one is entered."""
@@ -80,7 +84,7 @@ def takes(name: str, argument: str) -> bool:
     """Whether a data source needs or takes an argument of [`load_source`][rarl.datasets.load_source]; of an unknown
     source, which that function refuses, nothing is said against it."""
     entry = SOURCES.get(name)
-    return entry is None or argument in (*entry.needs, *entry.takes)
+    return entry is None or argument in entry.arguments
 
 
 def load_source(
@@ -148,8 +152,8 @@ def load_source(
         if given[argument] is None:
             raise ValueError(f"Data source {name!r} needs {argument}, got None.")
     for argument in given:
-        unused = argument not in ("task", "seed") and argument not in (*entry.needs, *entry.takes)
+        unused = argument not in ("task", "seed") and argument not in entry.arguments
         if given[argument] is not None and unused:
             raise ValueError(f"Data source {name!r} does not use {argument}, got {str(given[argument])!r}.")
-    used = {argument: given[argument] for argument in (*entry.needs, *entry.takes) if given[argument] is not None}
+    used = {argument: given[argument] for argument in entry.arguments if given[argument] is not None}
     return entry.source(**{"task": task or entry.task, **used})

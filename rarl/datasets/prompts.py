@@ -5,7 +5,7 @@ TRL as it is: `GRPOTrainer` and `SFTTrainer` (which prepares vision data on the 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,9 @@ class RowTransform:
     indices into the source, `completion` as the values in prompt order, `chosen` and `rejected` as texts, `task` as
     its name; `values` as they are. The task of a row is the source's own, as [`task_cell`][rarl.task.task_cell] has it,
     so that prompts, rewards and mutation have the same one, whether it is registered or not.
-
-    Args:
-        source: The items.
-        shots: Indices of texts that every prompt shows first, each with its perfect answer.
     """
 
     source: ItemSource
-    shots: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows = dict(batch)
@@ -53,11 +48,10 @@ class RowTransform:
         return rows
 
     def _prompt(self, group: Sequence[int]) -> list[dict[str, Any]]:
-        source = self.source
-        if source.kind == "image":
-            return build_prompt(source.task, len(group))
-        shots = [(source.load(i), float(source.labels[i])) for i in self.shots]
-        return build_text_prompt(source.task, [source.load(i) for i in group], shots)
+        task = self.source.task
+        if task.kind == "image":
+            return build_prompt(task, len(group))
+        return build_text_prompt(task, [self.source.load(i) for i in group])
 
     def completion(self, text: str) -> list[dict[str, Any]]:
         """A completion of one assistant message, its content as that of the prompt is."""
@@ -88,7 +82,6 @@ def make_dataset(
     min_gap: float = 0.0,
     seed: int = 0,
     with_completion: bool = False,
-    shots: Sequence[int] = (),
 ) -> Dataset:
     """Prompts over some items of a source, lazy: items are opened when a row is read.
 
@@ -102,12 +95,10 @@ def make_dataset(
         seed: Seed of the groups.
         with_completion: Whether to add the perfect answer as `completion`, for `SFTTrainer`. Give it
             `SFTConfig(max_length=None)`, whose default cuts image tokens off long prompts.
-        shots: Indices of texts that every prompt shows first, each with its perfect answer; see
-            [`choose_shots`][rarl.datasets.sampling.choose_shots].
 
     Returns:
-        Rows with `prompt` (messages), `images` (PIL, prompt order; not where texts are judged), `values` (floats, prompt order), `task` (of the
-        source, see [`task_cell`][rarl.task.task_cell]).
+        Rows with `prompt` (messages), `images` (PIL, prompt order; none of texts), `values` (floats, prompt order),
+        `task` (of the source, see [`task_cell`][rarl.task.task_cell]).
 
     Raises:
         ValueError: If the groups are impossible; see [`sample_groups`][rarl.datasets.sampling.sample_groups].
@@ -129,7 +120,7 @@ def make_dataset(
     groups = sample_groups(source.values[indices], num_prompts, mix, min_gap=min_gap, seed=seed)
     rows = [_stored_row(source, indices[group], with_completion) for group in groups]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Dataset.from_dict(columns).with_transform(RowTransform(source, shots=tuple(shots)))
+    return Dataset.from_dict(columns).with_transform(RowTransform(source))
 
 
 def written_out(dataset: Dataset) -> Dataset:

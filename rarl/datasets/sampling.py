@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
 from typing import Any
@@ -48,8 +49,8 @@ def split_by_content(
     for name, share in zip(SPLITS, shares, strict=True):
         if share > 0 and not len(splits[name]):
             raise ValueError(
-                f"The {name} split of {len(source)} {source.kind}s is empty although its fraction is {share}; wanted at "
-                f"least one {source.kind}: add {source.kind}s, change the seed, or set the fraction to 0."
+                f"The {name} split of {len(source)} {source.kind}s is empty although its fraction is {share}; "
+                f"wanted at least one {source.kind}: add {source.kind}s, change the seed, or set the fraction to 0."
             )
     return splits
 
@@ -81,30 +82,34 @@ def without_copies(source: ItemSource, indices: np.ndarray) -> np.ndarray:
     return indices[is_first]
 
 
-def choose_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int = 0) -> list[int]:
-    """Some of the items whose labels are spread over those of all, in random order: in each of `number`
-    equal parts of the items in order of their labels one is drawn. Solved examples for prompts.
+def with_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int = 0) -> ItemSource:
+    """The same texts, for the task with solved examples chosen among them: in each of `number` equal parts of the texts
+    in order of their labels one is drawn, and their order is random.
 
     Args:
-        source: The items, of texts.
+        source: The texts.
         indices: Which of them may be chosen, int [n], such as the training split.
-        number: How many.
+        number: How many; of 0 the source itself is returned.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If the source holds images, or fewer items than wanted.
+        ValueError: If the source holds images, the task has examples already, or there are fewer texts than wanted.
     """
-    if number and source.kind != "text":
-        raise ValueError(f"shots: solved examples are texts, but source {type(source).__name__} holds {source.kind}s.")
-    if not 0 <= number <= len(indices):
-        raise ValueError(
-            f"shots: wanted 0 to {len(indices)}, the number of {source.kind}s to choose from, got {number}."
-        )
     if not number:
-        return []
+        return source
+    if source.kind != "text":
+        raise ValueError(f"shots: solved examples are texts, but source {type(source).__name__} holds {source.kind}s.")
+    if source.task.shots:
+        raise ValueError(
+            f"shots: task {source.task.name!r} has {len(source.task.shots)} already; wanted 0, got {number}."
+        )
+    if not 0 < number <= len(indices):
+        raise ValueError(f"shots: wanted 0 to {len(indices)}, the number of texts to choose from, got {number}.")
     rng = np.random.default_rng(seed)
     ordered = indices[np.argsort(source.labels[indices], kind="stable")]
-    return [int(i) for i in rng.permutation([rng.choice(part) for part in np.array_split(ordered, number)])]
+    chosen = rng.permutation([rng.choice(part) for part in np.array_split(ordered, number)]).tolist()
+    shots = tuple((source.load(i), float(source.labels[i])) for i in chosen)
+    return source.with_task(replace(source.task, shots=shots))
 
 
 def sample_groups(
@@ -174,7 +179,7 @@ def _check_mix(mix: Mapping[int, float], num_images: int) -> tuple[list[int], np
         if not 0 <= weight < np.inf:
             raise ValueError(f"The mix gives N={size} the weight {weight}; wanted a finite number >= 0.")
         if weight and size > num_images:
-            raise ValueError(f"The mix has N={size}, but there are only {num_images} images; N may not exceed them.")
+            raise ValueError(f"The mix has N={size}, but there are only {num_images} items; N may not exceed them.")
     sizes = sorted(int(size) for size, weight in mix.items() if weight)
     if not sizes:
         raise ValueError(f"All weights of the mix are 0: {dict(mix)}; wanted at least one above 0.")

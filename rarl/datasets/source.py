@@ -43,11 +43,7 @@ class ItemSource(ABC):
     kind: Kind
 
     def __init__(self, task: OrdinalTask, values: Any, labels: Any = None) -> None:
-        if task.kind != self.kind:
-            raise ValueError(
-                f"{type(self).__name__} holds {self.kind}s, but task {task.name!r} judges {task.kind}s; wanted a task of "
-                f"kind {self.kind!r}."
-            )
+        self.check_kind(task)
         self.task = task
         self.values = np.asarray(values, dtype=np.float64)
         self.labels = self.values if labels is None else np.asarray(labels, dtype=np.float64)
@@ -59,6 +55,19 @@ class ItemSource(ABC):
         self._digests = np.zeros((len(self.values), _DIGEST_BYTES), dtype=np.uint8)
         self._known = np.zeros(len(self.values), dtype=bool)
         self.remarks: dict[int, str] = {}
+
+    @classmethod
+    def check_kind(cls, task: OrdinalTask) -> None:
+        """Refuse a task that judges items of another kind.
+
+        Raises:
+            ValueError: Names the source, the task and both kinds.
+        """
+        if task.kind != cls.kind:
+            raise ValueError(
+                f"{cls.__name__} holds {cls.kind}s, but task {task.name!r} judges {task.kind}s; wanted a task of kind "
+                f"{cls.kind!r}."
+            )
 
     def __len__(self) -> int:
         return len(self.values)

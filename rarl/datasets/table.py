@@ -76,6 +76,7 @@ class TableSource(ItemSource):
         seed: int = 0,
     ) -> None:
         task = get_task(task)
+        self.check_kind(task)
         check_raters(raters)
         if value_column is None and votes_column is None:
             value_column = "value"
@@ -166,14 +167,16 @@ def _load(table: str, split: str | None) -> Dataset:
     reader = READERS.get(path.suffix.lower())
     if reader is not None and not path.is_file():
         raise FileNotFoundError(f"{table}: wanted a table of texts, but there is no such file.")
+    saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
         if reader is not None:
             found: Any = load_dataset(reader, data_files=table)
         else:
-            found = load_from_disk(table) if (path / "state.json").is_file() else load_dataset(table)
+            found = load_from_disk(table) if saved else load_dataset(table)
     except Exception as error:  # of pyarrow, of JSON, of the Hub
         raise ValueError(
-            f"{table}: wanted a CSV, Parquet or JSONL file or a data set of datasets, got {type(error).__name__}: {error}"
+            f"{table}: wanted a CSV, Parquet or JSONL file or a data set of datasets, got "
+            f"{type(error).__name__}: {error}"
         ) from error
     if isinstance(found, Dataset):
         return found

@@ -17,7 +17,6 @@ def check_groups(
     *,
     max_position_embeddings: int,
     max_completion_length: int,
-    shots: Sequence[int] = (),
 ) -> None:
     """Refuse prompts that leave less than `max_completion_length` tokens of the model's context.
 
@@ -27,7 +26,6 @@ def check_groups(
         processor: Processor of the model.
         max_position_embeddings: The model's context in tokens, `model.config.text_config.max_position_embeddings`.
         max_completion_length: The largest number of tokens that will be generated or are given as completion.
-        shots: Indices of the texts that every prompt shows first.
 
     Raises:
         ValueError: Names the first such row, its items, its tokens and the limit, and counts the rest; or a text that
@@ -37,7 +35,7 @@ def check_groups(
     if isinstance(source, ImageSource):
         lengths = prompt_lengths(source.task, ([source.size(i) for i in group] for group in groups), processor)
     else:
-        transform = RowTransform(source, shots=tuple(shots))
+        transform = RowTransform(source)
         lengths = text_lengths(
             source.task, (transform({"prompt": [group]})["prompt"][0] for group in groups), processor
         )
@@ -65,5 +63,4 @@ def check_context(
         processor,
         max_position_embeddings=max_position_embeddings,
         max_completion_length=max_completion_length,
-        shots=transform.shots,
     )

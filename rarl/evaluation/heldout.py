@@ -1,5 +1,6 @@
 """Prompts over items that training never saw."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,6 @@ import numpy as np
 from rarl.datasets import (
     ItemSource,
     check_context,
-    choose_shots,
     make_dataset,
     split_by_content,
     verify,
@@ -20,10 +20,9 @@ def heldout_prompts(
     split: str = "test",
     num_images: list[int] | tuple[int, ...] = (1, 2, 4, 8),
     *,
-    num_prompts: int = 200,
+    num_prompts: int | Mapping[int, int] = 200,
     min_gap: float = 0.0,
     seed: int = 0,
-    shots: int = 0,
 ) -> tuple[dict[int, Any], float]:
     """Prompts over one split of a source with their true values, and the median label of its training split.
 
@@ -32,10 +31,9 @@ def heldout_prompts(
         split: `"train"`, `"validation"` or `"test"`, of the default fractions of
             [`split_by_content`][rarl.datasets.sampling.split_by_content].
         num_images: Numbers of images in a prompt.
-        num_prompts: Prompts of each number.
+        num_prompts: Prompts of each number: one for all, or by number.
         min_gap: Least difference between any two values of a prompt.
-        seed: Seed of the split, the groups and the shots; the split of a training run is reproduced by its seed.
-        shots: Number of solved examples in every prompt, of the training split; texts only.
+        seed: Seed of the split and of the groups; the split of a training run is reproduced by its seed.
 
     Returns:
         Number of images → rows, as [`evaluate`][rarl.evaluation.protocol.evaluate] takes them, and the median.
@@ -51,18 +49,16 @@ def heldout_prompts(
     if split not in splits:
         raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
     indices = without_copies(source, splits[split])
-    shown = choose_shots(source, without_copies(source, splits["train"]), shots, seed) if shots else ()
     datasets = {}
     for number in sorted(set(num_images)):
+        prompts = num_prompts if isinstance(num_prompts, int) else num_prompts[number]
         try:
-            datasets[number] = make_dataset(
-                source, indices, num_prompts, mix={number: 1.0}, min_gap=min_gap, seed=seed, shots=shown
-            )
+            datasets[number] = make_dataset(source, indices, prompts, mix={number: 1.0}, min_gap=min_gap, seed=seed)
         except ValueError as error:
             raise ValueError(
                 f"Held-out prompts of {number} {source.kind}s from the {split} split, {len(indices)} of {len(source)} "
-                f"{source.kind}s: {error} Give more, or leave {number} out (eval_num_images of a recipe, --num-images of "
-                "rarl evaluate)."
+                f"{source.kind}s: {error} Give more, or leave {number} out (eval_num_images of a recipe, "
+                "--num-images of rarl evaluate)."
             ) from None
     return datasets, float(np.median(source.labels[splits["train"]]))
 

@@ -64,10 +64,10 @@ def _cells(readable: Scores, strict: Scores, metrics: Sequence[Metric], counts: 
     return cells + [cell(METRICS["kendall"], readable.tau.get(count), strict.tau.get(count)) for count in counts]
 
 
-def prediction_table(names: Sequence[str], prediction: Prediction, task: str) -> Table:
-    """Table of one prompt's images: name, value and rank, in prompt order; a dash where the answer says nothing."""
+def prediction_table(names: Sequence[str], prediction: Prediction, task: str, kind: str = "image") -> Table:
+    """Table of one prompt's items of a kind: name, value and rank, in prompt order; a dash where nothing is said."""
     table = Table()
-    table.add_column("image", overflow="fold")
+    table.add_column(kind, overflow="fold")
     table.add_column(Text(task), justify="right")
     table.add_column("rank", justify="right")
     if prediction.intervals is not None:

@@ -97,7 +97,10 @@ class RecipeArguments:
     weight_regression: float = field(default=1.0, metadata={"help": "α, weight of the regression reward."})
     weight_ranking: float = field(default=1.0, metadata={"help": "β, weight of each ranking reward."})
     weight_format: float = field(default=0.5, metadata={"help": "γ, weight of the format reward."})
-    eval_prompts: int = field(default=200, metadata={"help": "Test prompts of each number; 0 skips the evaluation."})
+    eval_prompts: list[int] = field(
+        default_factory=lambda: [200],
+        metadata={"help": "Test prompts: one number for all, or one each of eval_num_images; 0 skips the evaluation."},
+    )
     eval_num_images: list[int] = field(
         default_factory=lambda: [1, 2, 4, 8], metadata={"help": "Numbers of images or texts in a test prompt."}
     )
@@ -124,6 +127,20 @@ class RecipeArguments:
         if len(set(self.num_images)) < len(self.num_images):
             raise ValueError(f"num_images wants each number once, with num_images_weights; got {self.num_images}.")
         return dict(zip(self.num_images, shares, strict=True))
+
+    def test_prompts(self) -> dict[int, int]:
+        """Number of images or texts → number of test prompts; empty if there is no evaluation.
+
+        Raises:
+            ValueError: If there are neither one number nor as many as numbers of images.
+        """
+        wanted: list[int] = [self.eval_prompts] if isinstance(self.eval_prompts, int) else list(self.eval_prompts)
+        if len(wanted) not in (1, len(self.eval_num_images)):
+            raise ValueError(
+                f"eval_prompts: wanted one number, or one each of eval_num_images {self.eval_num_images}, got {wanted}."
+            )
+        each = wanted * len(self.eval_num_images) if len(wanted) == 1 else wanted
+        return {number: prompts for number, prompts in zip(self.eval_num_images, each, strict=True) if prompts}
 
     def reward_functions(
         self, default: Sequence[str], reward_weights: Sequence[float] | None = None
@@ -170,6 +187,9 @@ class RecipeArguments:
         # The recipe's own configuration names that of the built-in images: what the adapter judges goes over it.
         if trained is not None and (name is None or (self.given and "task" not in self.given)):
             name = trained.name
+        kind = SOURCES[self.source].kind if self.source in SOURCES else "image"
+        if name in TASKS and TASKS[name].kind != kind and self.given and "task" not in self.given:
+            name = SOURCES[self.source].task
         changes = {
             key: value
             for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
@@ -189,7 +209,6 @@ class RecipeArguments:
         missing = [key for key in ("rule", "minimum", "maximum", "tolerance") if key not in changes]
         if missing:
             raise ValueError(f"The new task {name!r} also needs {', '.join(f'task_{key}' for key in missing)}.")
-        kind = SOURCES[self.source].kind if self.source in SOURCES else "image"
         return register_task(OrdinalTask(name=name, **changes, kind=kind)).name
 
 

@@ -11,11 +11,12 @@ from gor_head import CoDiVocabulary
 from rarl.datasets import (
     ItemSource,
     check_context,
-    choose_shots,
     load_source,
     make_dataset,
     split_by_content,
     takes,
+    verify,
+    with_shots,
     without_copies,
 )
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
@@ -77,16 +78,20 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         std_column=a.std_column,
         split=a.table_split,
     )
-    numbers = a.eval_num_images if a.eval_prompts else []
-    test, median = heldout_prompts(
-        source, "test", numbers, num_prompts=a.eval_prompts, min_gap=a.min_gap, seed=a.split_seed, shots=a.shots
-    )
+    verify(source)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
+    if a.shots:
+        source = with_shots(source, indices, a.shots, a.split_seed)
+        register_task(source.task)
+    numbers = a.test_prompts()
+    test, median = heldout_prompts(
+        source, "test", list(numbers), num_prompts=numbers, min_gap=a.min_gap, seed=a.split_seed
+    )
     labels = [source.labels[i] for i in indices]
     if a.gor_vocabulary is not None:
         task = value_token_task(a, source.task, labels)
         source = source.with_task(register_task(task))
-    check_interval(a.eval_interval, source.task, numbers)
+    check_interval(a.eval_interval, source.task, list(numbers))
     train = make_dataset(
         source.rated(),
         indices,
@@ -95,7 +100,6 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         min_gap=a.min_gap,
         seed=a.split_seed,
         with_completion=with_completion,
-        shots=choose_shots(source, indices, a.shots, a.split_seed),
     )
     return Data(source, train, test, median, labels)
 

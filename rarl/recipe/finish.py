@@ -48,7 +48,13 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
 
 
 def evaluate_run(
-    model: Any, processor: Any, data: Data, arguments: RecipeArguments, *, decode: Decode | None = None
+    model: Any,
+    processor: Any,
+    data: Data,
+    arguments: RecipeArguments,
+    *,
+    decode: Decode | None = None,
+    resolution: float | None = None,
 ) -> Report:
     """The report of a model on the test rows of a run.
 
@@ -58,6 +64,7 @@ def evaluate_run(
         data: Data of the run.
         arguments: The run's arguments, of which `eval_batch_size`, `eval_max_new_tokens` and `eval_interval` are read.
         decode: How numbers are read; see [`evaluate`][rarl.evaluation.protocol.evaluate].
+        resolution: Distance of two legal numbers, where `decode` wants one.
     """
     return evaluate(
         model,
@@ -68,6 +75,7 @@ def evaluate_run(
         max_new_tokens=arguments.eval_max_new_tokens,
         constant=data.median,
         decode=decode,
+        resolution=resolution,
         interval=arguments.eval_interval,
     )
 

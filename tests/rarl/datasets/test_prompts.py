@@ -109,7 +109,7 @@ def test_stream_gives_the_rows_of_the_dataset(source: BuiltinSource, dataset: Da
 
 
 def test_stream_refuses_at_the_call(source: BuiltinSource) -> None:
-    with pytest.raises(ValueError, match="N=8, but there are only 3 images"):
+    with pytest.raises(ValueError, match="N=8, but there are only 3 items"):
         stream_dataset(source, np.arange(3), {8: 1.0})
 
 

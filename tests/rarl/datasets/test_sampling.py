@@ -172,7 +172,7 @@ def test_same_seed_same_groups_and_stream_begins_alike() -> None:
     ("change", "message"),
     [
         ({"mix": {}}, "mix is empty"),
-        ({"mix": {11: 1.0}}, "N=11, but there are only 10 images"),
+        ({"mix": {11: 1.0}}, "N=11, but there are only 10 items"),
         ({"mix": {0: 1.0}}, "N=0"),
         ({"mix": {-2: 1.0}}, "N=-2"),
         ({"mix": {1.5: 1.0}}, "N=1.5"),

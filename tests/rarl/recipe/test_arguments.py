@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import runpy
 import sys
@@ -15,6 +16,7 @@ import trl.trainer.dpo_trainer
 import trl.trainer.grpo_trainer
 import trl.trainer.sft_trainer
 import yaml
+from datasets import Dataset
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig
 
@@ -267,6 +269,11 @@ ACTS_ELSEWHERE = {
     "eval_batch_size": "test_evaluation_takes_its_arguments",
     "eval_max_new_tokens": "test_evaluation_takes_its_arguments",
     "eval_interval": "test_evaluation_takes_its_arguments",
+    **dict.fromkeys(
+        ("table", "table_split", "text_column", "value_column", "votes_column", "std_column"),
+        "test_recipes_pass_on_what_a_table_wants",
+    ),
+    "shots": "test_recipes_show_solved_examples_first",
 }
 
 
@@ -604,3 +611,44 @@ def test_help_shows_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         parse(RARLConfig, RECIPES / "configs/rarl_stage1_tiny.yaml")
     shown = " ".join(capsys.readouterr().out.split())
     assert "Prompts in the training data. (default: 2000)" in shown
+
+
+def test_recipes_pass_on_what_a_table_wants(given: Callable[..., Any], tmp_path: Path) -> None:
+    rows = {"words": [f"w{i}" for i in range(60)], "marks": [[i % 10, i % 10] for i in range(60)]}
+    rows |= {"mean": [float(i % 10) for i in range(60)], "spread": [1.0] * 60}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "t.parquet")
+    base = [
+        "--source",
+        "table",
+        "--table",
+        str(tmp_path / "t.parquet"),
+        "--text_column",
+        "words",
+        "--task",
+        "sentiment",
+    ]
+    base += ["--num_prompts", "8", "--eval_prompts", "2", "--num_images", "1", "--eval_num_images", "1"]
+    arguments = lambda *more: given("sft", *base, *more)[1]  # noqa: E731
+    voted = prepare_data(arguments("--votes_column", "marks"))
+    assert voted.source.load(3) == "w3" and voted.source.values[3] == 3.0
+    valued = prepare_data(arguments("--value_column", "mean", "--std_column", "spread", "--raters", "2"))
+    assert valued.source.values.tolist() == voted.source.values.tolist() != valued.source.labels.tolist()
+    with pytest.raises(ValueError, match="split: .* has train; wanted one of them, got 'dev'"):
+        prepare_data(arguments("--value_column", "mean", "--table_split", "dev"))
+    with pytest.raises(ValueError, match="text_column: source builtin does not use it"):
+        given("sft", "--text_column", "words")
+
+
+def test_recipes_show_solved_examples_first(given: Callable[..., Any], tmp_path: Path) -> None:
+    rows = {"text": [f"text {i}" for i in range(80)], "value": [i % 11 for i in range(80)]}
+    Dataset.from_dict(rows).to_csv(tmp_path / "t.csv")
+    base = ["--source", "table", "--table", str(tmp_path / "t.csv"), "--num_prompts", "8"]
+    base += ["--eval_prompts", "2", "--num_images", "1", "--eval_num_images", "1"]
+    data = prepare_data(given("sft", *base, "--shots", "3")[1])
+    prompts = [data.train[0]["prompt"], data.test[1][0]["prompt"]]
+    assert prompts[0][:-1] == prompts[1][:-1] and len(prompts[0]) == 8
+    shown = {text for text, _ in data.source.task.shots}
+    held_out = {json.loads(row["prompt"][-1]["content"][8:]) for row in data.test[1]}
+    assert not shown & held_out
+    with pytest.raises(ValueError, match="shots: solved examples are texts"):
+        prepare_data(given("sft", "--shots", "1")[1])
