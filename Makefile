@@ -1,4 +1,4 @@
-# make demo · make demo-gor · make test · make test-long · make bench: each does its own set-up in .venv
+# make demo · make demo-gor · make demo-real · make test · make test-long · make bench: each does its own set-up in .venv
 # make test-latest · make test-oldest: the contracts with other libraries, in environments of their own
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo demo-gor test test-long test-latest test-oldest bench clean
+.PHONY: install demo demo-gor demo-real test test-long test-latest test-oldest bench clean
 
 install: $(STAMP)
 
@@ -25,6 +25,10 @@ demo: install
 
 demo-gor: install
 	bash recipes/demo_gor.sh
+
+# Fetches a model and ratings, so it wants a network the first time; an hour on two cores.
+demo-real: install
+	bash recipes/demo_real.sh
 
 # A worker a core, with one thread each: threads of several workers would spin against each other.
 test test-long test-latest test-oldest: export OMP_NUM_THREADS := 1

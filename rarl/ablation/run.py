@@ -16,10 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
+
 from rarl.ablation.plan import Run
 from rarl.evaluation.reports import Report
 
 RESULTS = "results.json"
+COMMAND = "command.txt"
+"""File in the folder of a run that says what is executed there."""
 CURVES = ("reward", "grad_norm", "rmo/stagnant_fraction", "frac_reward_zero_std", "rewards/regression_reward/mean")
 """What is kept of the training log, beside steps."""
 
@@ -173,7 +177,7 @@ def execute(run: Run, folder: Path) -> float:
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     adapter = [] if run.start is None else ["--adapter", str(folder / run.start.name)]
-    sys.argv = [str(run.script or "evaluate"), *run.arguments, *adapter, "--output_dir", str(out)]
+    sys.argv = [str(run.script or "evaluate"), *run.arguments, *adapter, "--output_dir", str(out), *resumed(run, out)]
     with (out / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             if run.script is None:
@@ -188,6 +192,17 @@ def execute(run: Run, folder: Path) -> float:
             traceback.print_exc(file=log)
             raise RuntimeError(f"{type(error).__name__}: {error}") from None
     return time.perf_counter() - started
+
+
+def resumed(run: Run, out: Path) -> list[str]:
+    """Arguments by which a run goes on from the newest checkpoint that the same command left in its folder; none if
+    there is no such."""
+    said = out / COMMAND
+    is_same = said.is_file() and said.read_text(encoding="utf-8") == run.command
+    said.write_text(run.command, encoding="utf-8")
+    if run.script is None or not is_same or get_last_checkpoint(str(out)) is None:
+        return []
+    return ["--resume_from_checkpoint", "true"]
 
 
 def evaluate_only(run: Run, out: Path) -> None:

@@ -119,7 +119,7 @@ def load_source(
         min_pixels: Least height times width of a loaded image.
         max_pixels: Largest height times width of a loaded image.
         rater_noise: Standard deviation of a vote about the true value, in units of the task, of a source that knows the
-            truth. Only the labels of [`rated`][rarl.datasets.source.ImageSource.rated] have it.
+            truth. Only the labels of [`rated`][rarl.datasets.source.ItemSource.rated] have it.
         raters: Votes that a label is the mean of, of sources with votes or noise.
         table: Table of texts, of sources that read one; see [`TableSource`][rarl.datasets.table.TableSource], also for
             what follows.

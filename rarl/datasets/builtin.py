@@ -121,6 +121,7 @@ class BuiltinSource(ImageSource):
         raters: int | None = None,
     ) -> None:
         task = get_task(task)
+        self.check_kind(task)
         check_raters(raters, rater_noise)
         if raters is not None and rater_noise is None:
             raise ValueError(f"raters: without rater_noise all say the same; wanted both, got raters={raters} alone.")

@@ -5,10 +5,13 @@ is the mean of its votes, brought back to such a number, half units upwards.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gor_head.metrics import METRICS
 from rarl.task import OrdinalTask
 
 
@@ -75,3 +78,48 @@ def choose_votes(votes: Any, *, raters: int, seed: tuple[int, ...]) -> np.ndarra
 def mean_votes(votes: Any, task: OrdinalTask) -> np.ndarray:
     """Label of each image, `[n, k]` → `[n]`: the mean of its votes, [`to_task`][rarl.datasets.raters.to_task]."""
     return to_task(np.asarray(votes, dtype=np.float64).mean(axis=1), task)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well people agree with people on the same items.
+
+    Attributes:
+        half_srcc: Spearman's ρ between the means of two halves of the votes of each item.
+        half_mae: Mean absolute difference of these means, in the units of the votes.
+        one_srcc: Spearman's ρ between one vote about each item and the mean of its others.
+        one_mae: Mean absolute difference of the two.
+    """
+
+    half_srcc: float
+    half_mae: float
+    one_srcc: float
+    one_mae: float
+
+
+def agreement(votes: Sequence[Sequence[float]], seed: int = 0) -> Agreement:
+    """How well raters agree: what a model that is as good as people would reach.
+
+    A mean of all votes is surer than that of a half, so a perfect model may be above `half_srcc`.
+
+    Args:
+        votes: The votes about each item, at least two.
+        seed: Seed of the draw of halves and of single votes.
+
+    Raises:
+        ValueError: If an item has fewer than two votes.
+    """
+    rng = np.random.default_rng(seed)
+    halves, singles = [], []
+    for number, each in enumerate(votes):
+        if len(each) < 2:
+            raise ValueError(f"Item {number}: wanted at least two votes, got {len(each)}.")
+        shuffled = rng.permutation(np.asarray(each, dtype=np.float64))
+        middle = len(shuffled) // 2
+        halves.append((shuffled[:middle].mean(), shuffled[middle:].mean()))
+        singles.append((shuffled[0], shuffled[1:].mean()))
+    srcc, mae = METRICS["srcc"], METRICS["mae"]
+    one, other = (list(part) for part in zip(*halves, strict=True))
+    single, rest = (list(part) for part in zip(*singles, strict=True))
+    numbers = (srcc(one, other), mae(one, other), srcc(rest, single), mae(rest, single))
+    return Agreement(*(float("nan") if number is None else number for number in numbers))

@@ -219,7 +219,7 @@ def test_evaluate_errors(model_folder: Path, tmp_path: Path) -> None:
     )
     assert "'dev'" in fails(2, *common, "--size", 30, "--split", "dev")
     message = fails(2, *common, "--size", 200, "--num-images", 2, "--num-prompts", 2, "--max-new-tokens", 5000)
-    assert "prompts of 2 images" in message and "context of 4096" in message
+    assert "prompts of 2 items" in message and "context of 4096" in message
     assert not (tmp_path / "report.json").exists()
 
 

@@ -18,7 +18,7 @@ from rarl.ablation import run as running
 from rarl.ablation.plan import plan
 from rarl.ablation.plots import plot_learning, plot_results
 from rarl.ablation.rows import ROWS, SETTINGS
-from rarl.ablation.run import RESULTS, Result, read_results, run_all, write_results
+from rarl.ablation.run import RESULTS, Result, read_results, resumed, run_all, write_results
 from rarl.ablation.summary import COLUMNS, TESTED, by_row, differences, markdown
 from rarl.cli import app
 from rarl.recipe import parse
@@ -27,6 +27,7 @@ from rarl.trainer import RARLConfig
 from tests.paths import ROOT
 
 RECIPES = ROOT / "recipes"
+REVIEWS: dict[str, Any] = {"recipes": RECIPES, "model": "film_reviews"}
 
 
 def test_every_row_starts_from_a_row_and_has_a_recipe() -> None:
@@ -91,7 +92,7 @@ def test_arguments_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp
     [
         ({"rows": []}, "rows: wanted at least one, got none"),
         ({"rows": ["sft", "sft"]}, "rows: wanted each once, got sft, sft"),
-        ({"rows": ["best"]}, "rows: unknown best; known rows: cold_start, sft"),
+        ({"rows": ["best"]}, "rows: unknown best; known rows: cold_start, few_shot, sft"),
         ({"settings": ["faces"]}, "settings: 'faces' is none of count_noisy, count"),
         ({"seeds": [1, 1]}, "seeds: wanted each once, got 1, 1"),
     ],
@@ -100,7 +101,9 @@ def test_plans_that_cannot_be_meant(given: Any, message: str) -> None:
     arguments: dict[str, Any] = {"settings": ["count"], "rows": ["sft"], "seeds": [0], **given}
     with pytest.raises(ValueError, match=message):
         plan(arguments["settings"], arguments["rows"], arguments["seeds"], recipes=RECIPES)
-    with pytest.raises(FileNotFoundError, match=r"recipe sft has those of qwen2_5_vl_3b, qwen2_5_vl_7b, tiny"):
+    with pytest.raises(
+        FileNotFoundError, match=r"recipe sft has those of film_reviews, qwen2_5_vl_3b, qwen2_5_vl_7b, tiny"
+    ):
         plan(["count"], ["sft"], [0], recipes=RECIPES, model="giant")
 
 
@@ -307,7 +310,7 @@ def test_what_starts_from_a_failure_is_not_run(tmp_path: Path, monkeypatch: pyte
 def test_command_refuses_what_cannot_be_meant(tmp_path: Path) -> None:
     for words, message in (
         (["--seeds", "a"], "seeds: wanted whole numbers with commas"),
-        (["--reference", "best"], "reference: wanted one of the rows cold_start, sft"),
+        (["--reference", "best"], "reference: wanted one of the rows cold_start, few_shot, sft"),
         (["--rows", "sft,best"], "rows: unknown best"),
     ):
         outcome = CliRunner().invoke(app, ["ablate", "--output", str(tmp_path), *words])
@@ -331,3 +334,24 @@ def test_real_runs_of_the_command(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0 and "0 of 0 runs" in again.output
     assert (tmp_path / RESULTS).stat().st_mtime_ns == before
+
+
+def test_a_stopped_run_goes_on_from_the_checkpoint_of_the_same_command(tmp_path: Path) -> None:
+    run, other = plan(["count"], ["sft"], [0, 1], recipes=RECIPES)
+    assert resumed(run, tmp_path) == []  # nothing is there
+    assert resumed(run, tmp_path) == []  # no checkpoint is
+    (tmp_path / "checkpoint-4").mkdir()
+    assert resumed(run, tmp_path) == ["--resume_from_checkpoint", "true"]
+    assert resumed(other, tmp_path) == []  # a checkpoint of another command
+    [cold] = plan(["count"], ["cold_start"], [0], recipes=RECIPES)
+    assert [resumed(cold, tmp_path) for _ in range(2)] == [[], []]  # which trains nothing
+
+
+def test_distributions_are_read_on_the_grid_of_the_setting() -> None:
+    runs = {run.row: run for run in plan(["film_reviews"], ["sft_mean", "few_shot"], [0], **REVIEWS)}
+    assert (runs["sft_mean"].resolution, runs["few_shot"].resolution, runs["sft"].resolution) == (0.1, None, None)
+    assert "evaluate mean 0.1 sft_film_reviews@" in runs["sft_mean"].command
+    assert "evaluate greedy sft_film_reviews@" in runs["few_shot"].command
+    assert "--shots 4" in runs["few_shot"].command
+    plain = plan(["count"], ["sft_mean"], [0], recipes=RECIPES)
+    assert plain[-1].resolution is None and "evaluate mean sft_tiny@" in plain[-1].command

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import spearmanr
 
 from rarl.datasets import FolderSource, load_source, make_dataset, split_by_content
-from rarl.datasets.raters import choose_votes, draw_votes, label_places, mean_votes, to_task
+from rarl.datasets.raters import agreement, choose_votes, draw_votes, label_places, mean_votes, to_task
 from rarl.evaluation.heldout import heldout_prompts
 from rarl.task import OrdinalTask, get_task
 
@@ -176,3 +177,26 @@ def test_sources_without_raters_refuse_them(tmp_path: Path) -> None:
         load_source("utkface", folder=tmp_path, rater_noise=1.0)
     with pytest.raises(ValueError, match="'folder' does not use rater_noise"):
         load_source("folder", "count", folder=tmp_path, csv=tmp_path / "a.csv", rater_noise=1.0)
+
+
+def test_people_agree_with_people_as_scipy_says() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 10, size=400)
+    votes = [(value + rng.normal(0, 2, size=rng.integers(15, 21))).tolist() for value in truth]
+    found = agreement(votes, seed=3)
+    again = np.random.default_rng(3)
+    halves, singles = [], []
+    for each in votes:
+        shuffled = again.permutation(np.array(each))
+        middle = len(shuffled) // 2
+        halves.append([shuffled[:middle].mean(), shuffled[middle:].mean()])
+        singles.append([shuffled[0], shuffled[1:].mean()])
+    for pairs, srcc, error in ((halves, found.half_srcc, found.half_mae), (singles, found.one_srcc, found.one_mae)):
+        one, other = np.array(pairs).T
+        assert srcc == pytest.approx(spearmanr(one, other).statistic)
+        assert error == pytest.approx(np.abs(one - other).mean())
+    assert found.half_srcc > found.one_srcc and found.half_mae < found.one_mae
+    same = agreement([[3.0] * 4, [5.0] * 5, [7.0] * 2])
+    assert (same.half_srcc, same.one_srcc, same.half_mae, same.one_mae) == (1.0, 1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="Item 1: wanted at least two votes, got 1"):
+        agreement([[1.0, 2.0], [3.0]])

@@ -118,7 +118,7 @@ def test_a_prompt_longer_than_the_context_is_refused(processor: Any) -> None:
     model = tiny.build_model(processor)
     model.config.get_text_config().max_position_embeddings = 60
     row = {"prompt": build_prompt(get_task("count"), 2), "images": [Image.new("RGB", (56, 56))] * 2}
-    with pytest.raises(ValueError, match=r"Row 0 \(2 images\): the prompt has \d+ tokens.* context of 60"):
+    with pytest.raises(ValueError, match=r"Row 0 \(2 items\): the prompt has \d+ tokens.* context of 60"):
         generate_answers(model, processor, [row], max_new_tokens=40)
     assert generate_answers(model, processor, [row], max_new_tokens=2)
 
