@@ -25,8 +25,9 @@ from rich.table import Table
 from trl import GRPOTrainer
 
 from benchmarks.measure import peak_bytes
-from benchmarks.midsize import build_model, make_rows
+from benchmarks.midsize import add_model, build_model, make_rows
 from gor_head.output import replace_unprintable
+from rarl.inputs import render, tokenizer_of
 from rarl.lora import language_lora_targets
 from rarl.trainer import RARLConfig, SharedPrefixTrainer
 
@@ -37,12 +38,14 @@ ANSWER_TOKENS = 64
 Pass = Callable[[], torch.Tensor]
 
 
-def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdpa") -> SharedPrefixTrainer:
+def build_trainer(
+    mode: str, folder: str, num_images: int, attention: str = "sdpa", name: str | None = None
+) -> SharedPrefixTrainer:
     """A trainer of all parameters (`"full"`) or of adapters with random weights (`"lora"`).
 
-    `attention` is what `shared_prefix_attention` takes.
+    `attention` is what `shared_prefix_attention` takes; `name` is that of a model.
     """
-    model, processor = build_model()
+    model, processor = build_model(name)
     # Adapters begin as 0, and half of their gradients, too, if not told otherwise.
     config = LoraConfig(r=16, target_modules=language_lora_targets(model), init_lora_weights=False)
     lora = config if mode == "lora" else None
@@ -56,7 +59,7 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
         activation_checkpointing=False,
         report_to="none",
     )
-    rows = make_rows(num_images, 1)
+    rows = make_rows(num_images, 1, processor)
     trainer = SharedPrefixTrainer(model, lambda **_: None, args, rows, processing_class=processor, peft_config=lora)
     trainer.model.train()
     return trainer
@@ -65,26 +68,28 @@ def build_trainer(mode: str, folder: str, num_images: int, attention: str = "sdp
 def build_batch(trainer: Any) -> dict[str, Any]:
     """Arguments of the trainer's log-probabilities: the prompt repeated for random answers, as TRL lays them out."""
     row, processor = trainer.train_dataset[0], trainer.processing_class
-    text = processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
-    images = [row["images"]] * NUM_GENERATIONS
-    prompts = processor(
-        text=[text] * NUM_GENERATIONS, images=images, return_tensors="pt", return_mm_token_type_ids=True
-    )
-    special = len(processor.tokenizer.all_special_ids)
+    text, tokenizer = [render(processor, row["prompt"])] * NUM_GENERATIONS, tokenizer_of(processor)
+    images = [row["images"]] * NUM_GENERATIONS if "images" in row else None
+    if images is None:
+        prompts = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+    else:
+        prompts = processor(text=text, images=images, return_tensors="pt", return_mm_token_type_ids=True)
+    special = len(tokenizer.all_special_ids)
     generator = torch.Generator().manual_seed(0)
     shape = (NUM_GENERATIONS, ANSWER_TOKENS)
-    answers = torch.randint(special, len(processor.tokenizer), shape, generator=generator)
+    answers = torch.randint(special, len(tokenizer), shape, generator=generator)
     batch = {
         "input_ids": torch.cat([prompts["input_ids"], answers], dim=1),
         "attention_mask": torch.cat([prompts["attention_mask"], torch.ones_like(answers)], dim=1),
-        "mm_token_type_ids": torch.cat([prompts["mm_token_type_ids"], torch.zeros_like(answers)], dim=1),
-        "pixel_values": prompts["pixel_values"],
-        "image_grid_thw": prompts["image_grid_thw"],
     }
+    if images is not None:
+        types = torch.cat([prompts["mm_token_type_ids"], torch.zeros_like(answers)], dim=1)
+        batch |= {"mm_token_type_ids": types}
+        batch |= {name: prompts[name] for name in ("pixel_values", "image_grid_thw")}
     device = trainer.accelerator.device
     return {name: field.to(device) for name, field in batch.items()} | {
         "logits_to_keep": ANSWER_TOKENS,
-        "num_images": [len(row_images) for row_images in images],
+        "num_images": None if images is None else [len(row_images) for row_images in images],
         "compute_entropy": True,
     }
 
@@ -127,10 +132,10 @@ def milliseconds(step: Pass) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(mode: str, num_images: int, repeats: int, attention: str) -> dict[str, Any]:
+def measure(mode: str, num_images: int, repeats: int, attention: str, model: str | None = None) -> dict[str, Any]:
     """Figures of one mode and number of images; times are medians over `repeats` turns after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer: Any = build_trainer(mode, folder, num_images, attention)
+        trainer: Any = build_trainer(mode, folder, num_images, attention, model)
     steps = passes(trainer)
     log_probs, grads, peaks = {}, {}, {}
     for name, step in steps.items():  # warms up
@@ -177,6 +182,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES), help="numbers of images in the prompt")
     parser.add_argument("--repeats", type=int, default=3, help="timed turns of each layout")
+    parser.add_argument(
+        "--modes", choices=("full", "lora"), nargs="+", default=["full", "lora"], help="what is trained"
+    )
+    add_model(parser)
     parser.add_argument("--attention", choices=("sdpa", "flex"), default="sdpa", help="ours; flex on CUDA only")
     arguments = parser.parse_args()
     for name in ("repeats", "images"):
@@ -185,8 +194,8 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {value}")
     with contextlib.redirect_stdout(sys.stderr):  # the object or the table is all of the output
         results = [
-            measure(mode, number, arguments.repeats, arguments.attention)
-            for mode in ("full", "lora")
+            measure(mode, number, arguments.repeats, arguments.attention, arguments.model)
+            for mode in arguments.modes
             for number in arguments.images
         ]
     if arguments.json:

@@ -22,8 +22,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 from benchmarks.measure import peak_bytes
-from benchmarks.midsize import build_model, make_rows
+from benchmarks.midsize import add_model, build_model, make_rows
 from gor_head.output import replace_unprintable
+from rarl.inputs import tokenizer_of
 from rarl.shared_prefix.image_memo import images_processed_once
 from rarl.trainer import SharedPrefixTrainer
 
@@ -35,17 +36,23 @@ END_TOKENS = 18  # of 576: past the shortest length, an answer of random tokens 
 Answers = list[list[int]]
 
 
+def with_images(row: dict[str, Any]) -> Any:
+    """The prompt of a row as TRL tokenises it."""
+    return prepare_multimodal_messages(row["prompt"], images=row["images"]) if "images" in row else row["prompt"]
+
+
 class Rollout:
     """A trainer on the mid-size model, and a batch of one prompt with `NUM_GENERATIONS` answers.
 
     Args:
         num_images: Images of the prompt.
         folder: Where the trainer may write.
+        name: Name of a model; `None` for that of random weights.
     """
 
-    def __init__(self, num_images: int, folder: str) -> None:
-        model, processor = build_model()
-        first = len(processor.tokenizer) // 2
+    def __init__(self, num_images: int, folder: str, name: str | None = None) -> None:
+        model, processor = build_model(name)
+        first = len(tokenizer_of(processor)) // 2
         model.generation_config.eos_token_id = list(range(first, first + END_TOKENS))
         args = GRPOConfig(
             folder,
@@ -56,7 +63,7 @@ class Rollout:
             bf16=False,
             report_to="none",
         )
-        rows = make_rows(num_images, 1)
+        rows = make_rows(num_images, 1, processor)
         self.trainer = SharedPrefixTrainer(
             model=model,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -66,7 +73,7 @@ class Rollout:
         )
         self.trainer.model.train()
         row = rows[0]
-        self._prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"])] * NUM_GENERATIONS
+        self._prompts = [with_images(row)] * NUM_GENERATIONS
         self.prompt_tokens = len(self.trainer._tokenize_prompts(self._prompts)[0][0])
         self.trainer.generation_config.min_length = self.prompt_tokens + SHORTEST
 
@@ -108,7 +115,7 @@ def mean_length(batches: list[Answers]) -> float:
     return round(statistics.mean(len(answer) for batch in batches for answer in batch), 1)
 
 
-def measure(num_images: int, repeats: int) -> dict[str, Any]:
+def measure(num_images: int, repeats: int, model: str | None = None) -> dict[str, Any]:
     """All figures for prompts of one size.
 
     Returns:
@@ -118,7 +125,7 @@ def measure(num_images: int, repeats: int) -> dict[str, Any]:
         drawn with the same seed, are the same both ways.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rollout = Rollout(num_images, folder)
+        rollout = Rollout(num_images, folder, model)
         settings: Any = rollout.trainer.generation_config
         settings.do_sample = False
         greedy = [rollout.sample(shared) for shared in (False, True)]  # warms up, too
@@ -169,11 +176,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--images", type=int, nargs="+", default=list(NUM_IMAGES), help="images of a prompt")
     parser.add_argument("--repeats", type=int, default=3, help="timed repetitions of each way; the median is reported")
+    add_model(parser)
     arguments = parser.parse_args()
     if min(arguments.repeats, *arguments.images) < 1:
         parser.error("--repeats and --images must be at least 1")
     with contextlib.redirect_stdout(sys.stderr):  # libraries log to standard output, which is for the figures
-        results = [measure(num_images, arguments.repeats) for num_images in arguments.images]
+        results = [measure(num_images, arguments.repeats, arguments.model) for num_images in arguments.images]
     if arguments.json:
         print(json.dumps({"results": results}))
         return

@@ -24,8 +24,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.measure import peak_bytes
-from benchmarks.midsize import build_model, make_rows
+from benchmarks.midsize import add_model, build_model, make_rows
 from gor_head.output import replace_unprintable
+from rarl.inputs import tokenizer_of
 from rarl.rewards import REWARDS
 from rarl.trainer import RARLConfig, RARLTrainer
 
@@ -88,9 +89,9 @@ def varied_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
-def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
+def build_trainer(ours: bool, num_images: int, steps: int, folder: str, name: str | None = None) -> Any:
     """A trainer of either kind; ours without what makes it another algorithm (RMO stays on, and has its cost)."""
-    model, processor = build_model()
+    model, processor = build_model(name)
     model.save_pretrained(f"{folder}/model")  # TRL loads the reference model from there
     model = type(model).from_pretrained(f"{folder}/model")
     settings: dict[str, Any] = {
@@ -98,7 +99,7 @@ def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
         "num_generations": NUM_GENERATIONS,
         "max_completion_length": ANSWER_TOKENS,
         # No answer ends early: once answers leave the batch, the same seed draws others.
-        "generation_kwargs": {"suppress_tokens": processor.tokenizer.all_special_ids},
+        "generation_kwargs": {"suppress_tokens": tokenizer_of(processor).all_special_ids},
         "max_steps": WARM_UP + steps,
         "learning_rate": 0.1,
         "lr_scheduler_type": "constant",
@@ -112,7 +113,7 @@ def build_trainer(ours: bool, num_images: int, steps: int, folder: str) -> Any:
         "disable_tqdm": True,
     }
     rewards: list[Any] = [*REWARDS.values(), varied_reward]
-    rows = make_rows(num_images, WARM_UP + steps)
+    rows = make_rows(num_images, WARM_UP + steps, processor)
     trainer: Any
     if ours:
         args = RARLConfig(folder, **settings, suppress_vision_tokens=False, shared_prefix="on")
@@ -129,7 +130,8 @@ def add_clock(trainer: Any) -> PartClock:
     generating = False
 
     def generation_part(kwargs: dict[str, Any]) -> str | None:
-        return None if not generating else "prefill" if kwargs["inputs_embeds"].shape[1] > 1 else "decoding"
+        tokens = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        return None if not generating else "prefill" if tokens.shape[1] > 1 else "decoding"
 
     inner = trainer._generate_single_turn
 
@@ -144,8 +146,9 @@ def add_clock(trainer: Any) -> PartClock:
 
     trainer._generate_single_turn = generate
     for model in filter(None, (trainer.model, trainer.ref_model)):
-        clock.watch(model.model.visual, "forward", "vision tower")
-        clock.watch(model.model.language_model, "forward", generation_part)
+        if hasattr(model.model, "visual"):
+            clock.watch(model.model.visual, "forward", "vision tower")
+        clock.watch(model.get_decoder(), "forward", generation_part)
     clock.watch(trainer, "_get_per_token_logps_and_entropies", "learner")
     clock.watch(trainer, "_compute_loss", "learner")
     clock.watch(trainer.accelerator, "backward", "learner")
@@ -156,7 +159,7 @@ def add_clock(trainer: Any) -> PartClock:
     return clock
 
 
-def measure(num_images: int, steps: int) -> dict[str, Any]:
+def measure(num_images: int, steps: int, model: str | None = None) -> dict[str, Any]:
     """All figures for one number of images; times in milliseconds, medians over `steps` steps after one to warm up.
 
     Returns:
@@ -168,12 +171,12 @@ def measure(num_images: int, steps: int) -> dict[str, Any]:
     clocks, parameters, peaks = {}, {}, {}
     for name, ours in (("stock", False), ("shared", True)):
         with tempfile.TemporaryDirectory() as folder:
-            trainer = build_trainer(ours, num_images, steps, folder)
+            trainer = build_trainer(ours, num_images, steps, folder, model)
             before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
             clocks[name] = add_clock(trainer)
             trainer.train()
             parameters[name] = [parameter.detach() for parameter in trainer.model.parameters()]
-            again = build_trainer(ours, num_images, 0, folder)
+            again = build_trainer(ours, num_images, 0, folder, model)
             peaks[name] = peak_bytes(again.train)[1]
     timed = {name: clock.steps[WARM_UP:] for name, clock in clocks.items()}
     medians = {name: statistics.median(sum(step.values()) for step in rows) for name, rows in timed.items()}
@@ -232,12 +235,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--images", type=int, nargs="+", default=list(IMAGES), help="numbers of images in the prompt")
     parser.add_argument("--steps", type=int, default=2, help="timed steps")
+    add_model(parser)
     parser.add_argument("--figure", type=Path, help="draw where the time goes, to this file")
     arguments = parser.parse_args()
     if min(arguments.steps, *arguments.images) < 1:
         parser.error("--steps and --images must be at least 1")
     with contextlib.redirect_stdout(sys.stderr):  # the object or the table is all of the output
-        results = [measure(num_images, arguments.steps) for num_images in arguments.images]
+        results = [measure(num_images, arguments.steps, arguments.model) for num_images in arguments.images]
     if arguments.figure is not None:
         draw(results, arguments.figure)
     if arguments.json:
