@@ -1,8 +1,10 @@
-"""Ages (or any number) from a folder of images, a small convolutional encoder trained from scratch: GoR beside heads.
+"""Ages (or any number) from a folder of images: GoR beside direct heads, all on the same encoder.
 
-    python -m benchmarks.gor_images faces/labels.csv --target age
+    python -m benchmarks.gor_images faces/labels.csv --target age                    # a small one, from scratch
+    python -m benchmarks.gor_images faces/labels.csv --target age --encoder vits14   # pretrained, frozen
 
-The CSV names each image in its column `file`, relative to the CSV. Reported are aggregates only.
+`--encoder` is the name of an encoder that `rarl fetch` brings, or the settings of one as JSON. The CSV names each image
+in its column `file`, relative to the CSV. Reported are aggregates only.
 """
 
 import argparse
@@ -21,18 +23,38 @@ from rich.table import Table
 from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
 from gor_head.compare.methods import METHODS
+from gor_head.encoders import PRETRAINED
 from gor_head.metrics import cumulative_score, mae, srcc
 from gor_head.output import replace_unprintable
 from gor_head.rows import hint, listed, read_rows
 from gor_head.tables import read_labels
 from rarl.datasets.images import REMARK, UNREADABLE, decode, read_bytes
+from rarl.fetching import FETCHES, cache_folder, fetched
 
-CHOSEN = ("gor", "l1", "cross_entropy_mean", "cross_entropy_median", "quantile")
+CHOSEN = ("gor", "l1", "quantile", "corn", "cross_entropy_mean", "cross_entropy_median")
 TOLERANCE = 5
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of the pixels that pretrained encoders were trained on."""
 
 
-def read_images(path: Path, target: str, size: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Images `[n, 3, size, size]`, standardised per channel, and labels `[n]`.
+def encoder_settings(text: str) -> dict[str, Any]:
+    """Settings of an encoder, given as JSON or by the name of what `rarl fetch` brings, frozen."""
+    if text == "conv":
+        return {"kind": "conv"}
+    if text in FETCHES:
+        folder = fetched(text)
+        is_timm = "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, name = ("timm", f"local-dir:{folder}") if is_timm else ("transformers", str(folder))
+        return {"kind": kind, "name": name, "frozen": True, "cache": str(cache_folder() / "features")}
+    settings: dict[str, Any] = json.loads(text)
+    return settings
+
+
+def read_images(
+    path: Path, target: str, size: int, *, pretrained: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Images `[n, 3, size, size]`, standardised per channel, by ImageNet's figures for a pretrained encoder, else by
+    their own, and labels `[n]`.
 
     Raises:
         ValueError: If the CSV lacks a column, a label is no number, or an image cannot be read.
@@ -53,18 +75,23 @@ def read_images(path: Path, target: str, size: int) -> tuple[NDArray[np.float32]
             warnings.warn(f"{path}, line {line}: {name}: {image.info[REMARK]}", stacklevel=2)
         images.append(np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)))
     pixels = np.stack(images).astype(np.float32).transpose(0, 3, 1, 2) / 255
+    if pretrained:
+        mean, spread = (np.array(each, dtype=np.float32)[None, :, None, None] for each in IMAGENET)
+        return (pixels - mean) / spread, labels
     spread = pixels.std(axis=(0, 2, 3), keepdims=True)
     return (pixels - pixels.mean(axis=(0, 2, 3), keepdims=True)) / spread, labels
 
 
-def measure(path: Path, target: str, size: int, seeds: int, settings: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    path: Path, target: str, size: int, seeds: int, settings: dict[str, Any], encoder: dict[str, Any]
+) -> dict[str, Any]:
     """MAE, CS@5 and SRCC of each row, mean over seeds, and of the training median."""
-    pixels, labels = read_images(path, target, size)
+    pixels, labels = read_images(path, target, size, pretrained=encoder["kind"] in PRETRAINED)
     scores: dict[str, list[tuple[float, float, float]]] = {}
     work = [(seed, name) for seed in range(seeds) for name in CHOSEN]
     for seed, name in track(work, description="trainings", console=Console(stderr=True)):
         train, test = split(len(labels), seed)
-        model = METHODS[name].make(random_state=seed, encoder={"kind": "conv"}, **settings)
+        model = METHODS[name].make(random_state=seed, encoder=encoder, **settings)
         model.fit(pixels[train], labels[train])
         for row, arguments in METHODS[name].reads.items():
             scores.setdefault(row, []).append(_scores(labels[test], model.predict(pixels[test], **arguments)))
@@ -91,15 +118,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="GoR and direct heads on a folder of images.", allow_abbrev=False)
     parser.add_argument("labels", type=Path, help="CSV with a column `file`")
     parser.add_argument("--target", required=True, help="column of the labels")
-    parser.add_argument("--size", type=int, default=48, help="side of the images in pixels")
+    parser.add_argument("--encoder", type=encoder_settings, default="conv", help="name, or settings in JSON")
+    parser.add_argument("--size", type=int, help="side of the images in pixels; 48, or 224 for a pretrained encoder")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--settings", type=json.loads, default={"batch_size": 128, "learning_rate": 1e-3})
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    encoder = arguments.encoder
+    arguments.size = arguments.size or (224 if encoder["kind"] in PRETRAINED else 48)
     if arguments.seeds < 1 or arguments.size < 16:
         parser.error("--seeds must be at least 1 and --size at least 16")
     with clean_stdout():
-        figures = measure(arguments.labels, arguments.target, arguments.size, arguments.seeds, arguments.settings)
+        figures = measure(
+            arguments.labels, arguments.target, arguments.size, arguments.seeds, arguments.settings, encoder
+        )
     if arguments.json:
         print(json.dumps(figures))
         return

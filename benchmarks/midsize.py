@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of random weights, large enough for its arithmetic to count, small enough for a CPU; or a model by name."""
+"""A Qwen2.5-VL of random weights whose arithmetic counts, small enough for a CPU; or a model by name."""
 
 import argparse
 from typing import Any

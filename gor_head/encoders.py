@@ -5,6 +5,7 @@ columns it wants. `ENCODERS` lists those that a config can name; any other modul
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,52 @@ class TorchvisionEncoder(ImageEncoder):
         )
 
 
+class TimmEncoder(ImageEncoder):
+    """A model of timm by name, its classifier taken off and its features pooled; L is 1. It wants the package `timm`.
+
+    Args:
+        name: A name of `timm.list_models()`, for example `"resnet18"`, or `"hf-hub:…"` or `"local-dir:…"` with what
+            follows them.
+        pretrained: Whether to load its pretrained weights, which are downloaded where they are not a folder's.
+    """
+
+    def __init__(self, name: str, pretrained: bool = True) -> None:
+        try:
+            import timm
+        except ImportError:
+            raise ValueError(
+                "TimmEncoder: wanted the package timm, which is not installed: pip install timm."
+            ) from None
+        module: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        super().__init__(module, int(module.num_features))
+
+
+class _LastHiddenState(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).last_hidden_state
+
+
+class TransformersEncoder(ImageEncoder):
+    """An image model of transformers by folder or Hub id; its last hidden state is the memory.
+
+    Args:
+        name: Folder or id, for example `"facebook/dinov2-small"`.
+        pretrained: Whether to load its weights; else they are random.
+    """
+
+    def __init__(self, name: str, pretrained: bool = True) -> None:
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.from_pretrained(name)
+        module: Any = AutoModel.from_pretrained(name) if pretrained else AutoModel.from_config(config)
+        width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+        super().__init__(_LastHiddenState(module), int(width))
+
+
 class ConvEncoder(ImageEncoder):
     """A small convolutional network to be trained from scratch; L is 1.
 
@@ -123,4 +170,13 @@ class ConvEncoder(ImageEncoder):
         )
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"ffn": FFNEncoder, "conv": ConvEncoder, "torchvision": TorchvisionEncoder}
+ENCODERS: dict[str, type[nn.Module]] = {
+    "ffn": FFNEncoder,
+    "conv": ConvEncoder,
+    "torchvision": TorchvisionEncoder,
+    "timm": TimmEncoder,
+    "transformers": TransformersEncoder,
+}
+
+PRETRAINED = ("torchvision", "timm", "transformers")
+"""Encoders that come with weights, and may be frozen: see [`gor_head.frozen`][gor_head.frozen]."""

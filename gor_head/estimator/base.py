@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, TrainingArguments
 
-from gor_head.encoders import ENCODERS
+from gor_head.encoders import ENCODERS, PRETRAINED
 from gor_head.estimator.checks import (
     as_json,
     check_arguments,
@@ -34,6 +34,7 @@ from gor_head.estimator.checks import (
 )
 from gor_head.estimator.isolation import own_randomness, seed_of, silence
 from gor_head.features import TableFeatures
+from gor_head.frozen import OWN, features
 from gor_head.grid import as_labels
 from gor_head.model import OrdinalModel
 from gor_head.numbers import write_number
@@ -164,10 +165,19 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         """Refuse what training would stumble over later."""
         if not isinstance(self.encoder, dict | None):
             raise ValueError(f"encoder: wanted a dict of arguments, or None, got {self.encoder!r}.")
-        check_choice("encoder['kind']", self._encoder_kind, ENCODERS)
-        given = [name for name in self.encoder or {} if name != "kind"]
+        settings = self.encoder or {}
+        kind = settings.get("kind", "ffn")
+        check_choice("encoder['kind']", kind, ENCODERS)
+        frozen = settings.get("frozen", False)
+        if not isinstance(frozen, bool) or (frozen and kind not in PRETRAINED):
+            raise ValueError(
+                f"encoder['frozen']: wanted true or false, of {', '.join(PRETRAINED)}, got {frozen!r}, {kind}."
+            )
+        if settings.get("cache") is not None and not frozen:
+            raise ValueError("encoder['cache']: features are kept of a frozen encoder only; wanted 'frozen': True.")
+        given = [name for name in settings if name not in ("kind", *OWN)]
         # Those two follow from the table.
-        check_arguments("encoder", given, ENCODERS[self._encoder_kind], others=("numeric", "categories"))
+        check_arguments("encoder", given, ENCODERS[kind], others=("numeric", "categories"))
         check_whole(self, "batch_size", "max_steps", "patience", "predict_batch_size")
         if self.eval_steps is not None:
             check_whole(self, "eval_steps")
@@ -194,16 +204,28 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
         """What follows training."""
 
     @property
+    def _is_frozen(self) -> bool:
+        """Whether X are images whose features, by an encoder that is not trained, are the table to train on."""
+        return bool((self.encoder or {}).get("frozen"))
+
+    @property
     def _encoder_kind(self) -> str:
-        return (self.encoder or {}).get("kind", "ffn")
+        return "ffn" if self._is_frozen else (self.encoder or {}).get("kind", "ffn")
 
     def _encoder(self) -> dict[str, Any]:
         settings = {"kind": "ffn", "dropout": self.dropout} if self._encoder_kind == "ffn" else {}
-        return settings | (self.encoder or {}) | (self.features_.encoder_sizes() if self.features_ is not None else {})
+        given = {name: value for name, value in (self.encoder or {}).items() if name not in OWN}
+        return (
+            settings
+            | ({} if self._is_frozen else given)
+            | (self.features_.encoder_sizes() if self.features_ is not None else {})
+        )
 
     def _read_labelled(self, X: Any, y: Any) -> tuple[dict[str, Tensor], NDArray[Any]]:
         """Encoder inputs and labels of training rows; learns how the columns are read."""
         refuse_text(y, "y")
+        if self._is_frozen:
+            X = features(read_pixels(X), self.encoder or {})
         images = self._encoder_kind != "ffn"
         if images:
             X = read_pixels(X)
@@ -225,6 +247,8 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
 
     def _read(self, X: Any) -> dict[str, Tensor]:
         """Encoder inputs of rows like those of training."""
+        if self._is_frozen:
+            X = features(read_pixels(X), self.encoder or {})
         if self.features_ is None:
             X = read_pixels(X)
         if self.features_ is None or is_mixed(X):

@@ -43,6 +43,8 @@ class GoRRegressor(OrdinalRegressor):
         vocabulary: A fitted [`CoDiVocabulary`][gor_head.vocabulary.CoDiVocabulary], or arguments of
             `CoDiVocabulary.fit`, which then runs on the training labels: `{"beta": 0.7, "offset": "min"}`.
         encoder: Arguments of the encoder, with its `kind` in `gor_head.encoders.ENCODERS`; None is an FFN for tables.
+            Pretrained ones (`"torchvision"`, `"timm"`, `"transformers"`) are fine-tuned, or with `"frozen": True` make
+            a table of features, kept in the folder `"cache"` if there is one; an FFN learns from it.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
         width, layers, heads, dropout: Sizes and dropout of the decoder; the dropout is the FFN's, too.
         strategy: Name in `gor_head.training.STRATEGIES`; `"paper"` is curriculum and n-gram, two to three times slower.

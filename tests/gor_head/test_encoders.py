@@ -1,9 +1,27 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
+from transformers import Dinov2Config, Dinov2Model
 
-from gor_head.encoders import ENCODERS, ConvEncoder, FFNEncoder, ImageEncoder, TorchvisionEncoder
+from gor_head import GoRRegressor
+from gor_head.encoders import (
+    ENCODERS,
+    PRETRAINED,
+    ConvEncoder,
+    FFNEncoder,
+    ImageEncoder,
+    TimmEncoder,
+    TorchvisionEncoder,
+    TransformersEncoder,
+)
+from gor_head.estimator.direct import DirectRegressor
+from gor_head.frozen import features
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
@@ -113,4 +131,101 @@ def test_a_model_without_a_linear_classifier_is_named(name: str) -> None:
 
 
 def test_the_names_of_a_config() -> None:
-    assert ENCODERS == {"ffn": FFNEncoder, "conv": ConvEncoder, "torchvision": TorchvisionEncoder}
+    assert ENCODERS == {
+        "ffn": FFNEncoder,
+        "conv": ConvEncoder,
+        "torchvision": TorchvisionEncoder,
+        "timm": TimmEncoder,
+        "transformers": TransformersEncoder,
+    }
+    assert set(PRETRAINED) <= set(ENCODERS)
+
+
+def test_timm_gives_what_its_classifier_would_see() -> None:
+    torch.manual_seed(0)
+    whole = timm.create_model("resnet18", pretrained=False).eval()
+    torch.manual_seed(0)
+    encoder = TimmEncoder("resnet18", pretrained=False).eval()
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        memory = encoder(images)
+        assert memory.shape == (2, 1, 512) and encoder.width == 512
+        assert torch.equal(memory[:, 0], encoder.module(images))
+        pooled = whole.forward_head(whole.forward_features(images), pre_logits=True)
+        assert pooled.shape == memory[:, 0].shape
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vision transformer with random weights in a folder."""
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2
+    )
+    folder = tmp_path_factory.mktemp("vit")
+    Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def test_transformers_gives_the_last_hidden_state(vit: Path) -> None:
+    encoder, plain = TransformersEncoder(str(vit)).eval(), Dinov2Model.from_pretrained(vit).eval()
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), plain(images).last_hidden_state, rtol=0, atol=0)
+    assert encoder(images).shape == (3, 5, encoder.width) and encoder.width == 32
+    torch.manual_seed(1)
+    other = TransformersEncoder(str(vit), pretrained=False).eval()
+    assert float((other(images) - encoder(images)).abs().max()) > 0.01
+
+
+def test_frozen_features_are_a_table_made_once(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(40, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    settings = {"kind": "transformers", "name": str(vit), "frozen": True, "cache": str(tmp_path / "cache")}
+    found = features(images, settings)
+    with torch.no_grad():
+        memory = Dinov2Model.from_pretrained(vit).eval()(images).last_hidden_state
+    expected = torch.cat([memory[:, 0], memory.mean(dim=1)], dim=1)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+    labels = np.round(10 + 5 * found[:, 0])
+    labels -= labels.min()
+    short = {"max_steps": 5, "random_state": 0}
+    plain = GoRRegressor(**short).fit(found, labels).predict(found)
+    model = GoRRegressor(encoder=settings, **short).fit(images, labels)
+    assert np.array_equal(model.predict(images), plain)
+    model.save_pretrained(tmp_path / "saved")
+    assert np.array_equal(GoRRegressor.from_pretrained(tmp_path / "saved").predict(images), plain)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the features are in the cache")
+
+    monkeypatch.setattr(TransformersEncoder, "forward", fail)
+    assert np.array_equal(DirectRegressor(encoder=settings, **short).fit(images, labels).predict(images).shape, (40,))
+    with pytest.raises(AssertionError, match="in the cache"):
+        features(images, settings | {"cache": None})
+
+
+def test_a_pretrained_encoder_is_fine_tuned_unless_it_is_frozen(vit: Path) -> None:
+    images, labels = torch.randn(16, 3, 28, 28), np.arange(16.0)
+    model = GoRRegressor(encoder={"kind": "transformers", "name": str(vit)}, max_steps=3, random_state=0)
+    model.fit(images, labels)
+    before = Dinov2Model.from_pretrained(vit).state_dict()
+    after = model.model_.encoder.module.model.state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "conv", "frozen": True}, "frozen.*wanted true or false, of torchvision, timm, transformers"),
+        ({"kind": "timm", "name": "resnet18", "frozen": "yes"}, "frozen.*got 'yes'"),
+        ({"kind": "timm", "name": "resnet18", "cache": "x"}, "features are kept of a frozen encoder only"),
+        ({"kind": "transformers"}, "wanted 'name' too"),
+        (
+            {"kind": "timm", "name": "resnet18", "weights": "x"},
+            "wanted arguments among name, pretrained, got 'weights'",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GoRRegressor(encoder=settings).fit(torch.zeros(12, 3, 28, 28), np.arange(12.0))
