@@ -63,7 +63,7 @@ def files(*folders: str) -> list[Path]:
     [
         ([path for path in files("gor_head") if path.parent.name != "vlm"], ("tables",)),
         (files("gor_head/vlm"), ("train",)),
-        (files("rarl", "recipes"), ("vlm", "deepspeed")),
+        (files("rarl", "recipes"), ("vlm", "deepspeed", "fetch")),
         (files("benchmarks", "tests"), ("test", "deepspeed")),
     ],
     ids=["gor_head", "gor_head.vlm", "rarl", "tests"],
