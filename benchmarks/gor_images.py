@@ -77,7 +77,7 @@ def read_images(
     pixels = np.stack(images).astype(np.float32).transpose(0, 3, 1, 2) / 255
     if pretrained:
         mean, spread = (np.array(each, dtype=np.float32)[None, :, None, None] for each in IMAGENET)
-        return (pixels - mean) / spread, labels
+        return ((pixels - mean) / spread).astype(np.float32), labels
     spread = pixels.std(axis=(0, 2, 3), keepdims=True)
     return (pixels - pixels.mean(axis=(0, 2, 3), keepdims=True)) / spread, labels
 

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a field; the reader's own limit, 131 072, is less than a long text."""
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line and fields of every row of a CSV file that is not blank, the header first.
@@ -15,6 +18,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             fewer fields than the header.
     """
     header: list[str] | None = None
+    csv.field_size_limit(LONGEST_FIELD)
     with path.open(newline="", encoding="utf-8-sig") as file:
         last = ""
 

@@ -16,8 +16,8 @@ STAGES = {
     "levels_sft": "supervised fine-tuning on five words (the baseline that is read as an expectation)",
     "expected_error": "supervised fine-tuning on the expected error of the numbers",
     "gor_dpo": "preference optimisation (DPO) on the model's own answers, after supervised fine-tuning",
-    "stage1": "stage 1: one image a prompt, regression and format rewards",
-    "stage2": "stage 2: one to eight images a prompt, all rewards and response mutation",
+    "stage1": "stage 1: one item a prompt, regression and format rewards",
+    "stage2": "stage 2: one to eight items a prompt, all rewards and response mutation",
 }
 
 
@@ -26,7 +26,7 @@ def _rows(report: Report) -> list[tuple[str, str, float, str]]:
     found = [(metric, name, metric.label, report.readable.metrics.get(name)) for name, metric in METRICS.items()]
     kendall = METRICS["kendall"]
     found += [
-        (kendall, f"kendall_tau_{count}", f"{kendall.title}, {count} images", tau)
+        (kendall, f"kendall_tau_{count}", f"{kendall.title}, {count} items", tau)
         for count, tau in report.readable.tau.items()
     ]
     return [(kind, label, value, metric.show(value)) for metric, kind, label, value in found if value is not None]
@@ -52,9 +52,11 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: 
     base = public_name(base_model)
     rows = _rows(report) if report else []
     name = f"rarl-{task.name}-{stage}"
+    article, example = ("an", "first.jpg second.jpg") if task.kind == "image" else ("a", '"a text" "another text"')
+    pipeline = "image-text-to-text" if task.kind == "image" else "text-generation"
     results = [
         EvalResult(
-            task_type="image-text-to-text",
+            task_type=pipeline,
             dataset_type=task.name,
             dataset_name=task.name,
             metric_type=kind,
@@ -64,8 +66,8 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: 
         for kind, label, value, _ in rows
     ]
     paragraphs = [
-        f"A LoRA adapter of `{base}` that judges the {task.rule} of images ({task.value_range}): one value an image, "
-        "and with several images their ascending order.",
+        f"A LoRA adapter of `{base}` that judges the {task.rule} of {task.kind}s ({task.value_range}): one value "
+        f"{article} {task.kind}, and with several {task.kind}s their ascending order.",
         f"Trained by {STAGES[stage]}, after *Ranking-Aware Reinforcement Learning for Ordinal Ranking* (RARL).",
     ]
     if report and rows:
@@ -76,11 +78,11 @@ def model_card(base_model: str, task: str | OrdinalTask, stage: str, *, report: 
         ]
         paragraphs += ["## Results", "\n".join(lines)]
         paragraphs += [f"Over readable answers; {report.failure_rate:.1%} of all answers were unreadable."]
-    use = f"```bash\nrarl predict --model {base} --adapter <this repository> first.jpg second.jpg\n```"
+    use = f"```bash\nrarl predict --model {base} --adapter <this repository> {example}\n```"
     if stage == "levels_sft":
         use = "Its answers are words: `rarl.levels.expected_values` reads them as numbers."
     paragraphs += ["## Use", use]
-    return build_card(name, paragraphs, base_model=base, tags=TAGS, results=results, pipeline_tag="image-text-to-text")
+    return build_card(name, paragraphs, base_model=base, tags=TAGS, results=results, pipeline_tag=pipeline)
 
 
 def write_model_card(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import ProcessorMixin
 from transformers.utils import logging
@@ -32,10 +33,19 @@ def render(processor: Any, prompt: list[dict[str, Any]]) -> str:
     Args:
         processor: Processor of a vision-language model, or tokenizer of a language model.
         prompt: Chat messages, their contents strings or blocks.
+
+    Raises:
+        ValueError: If there is no chat template, or it does not take the prompt, as one that knows no system message.
     """
     if isinstance(processor, ProcessorMixin) and isinstance(prompt[0]["content"], str):
         prompt = prepare_multimodal_messages(prompt)  # templates of processors want blocks
-    return processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    if processor.chat_template is None:
+        raise ValueError(f"{type(processor).__name__}: wanted a chat template, which this model has not.")
+    try:
+        return processor.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in prompt)
+        raise ValueError(f"The model's chat template does not take messages of {roles}: {error}") from None
 
 
 def batch_inputs(processor: Any, rows: Sequence[dict[str, Any]], answers: Sequence[str] | None = None) -> Any:
@@ -121,19 +131,25 @@ def prompt_lengths(
     return np.array(lengths, dtype=np.int64)
 
 
-def text_lengths(task: OrdinalTask, prompts: Iterable[list[dict[str, Any]]], processor: Any) -> np.ndarray:
+def text_lengths(
+    task: OrdinalTask,
+    prompts: Iterable[list[dict[str, Any]]],
+    processor: Any,
+    name: Callable[[int], str] = lambda row: f"prompt {row}",
+) -> np.ndarray:
     """Tokens of each prompt of texts, int [g].
 
     Args:
         task: What is asked for.
         prompts: Chat messages of each prompt.
         processor: Processor or tokenizer of the model.
+        name: Number of a prompt → its texts.
 
     Raises:
         ValueError: If a text holds tokens that are special to the tokenizer, which would end or begin something.
     """
     tokenizer = tokenizer_of(processor)
-    special = set(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     plain = build_text_prompt(replace(task, shots=tuple(("x", value) for _, value in task.shots)), ["x"])
     wanted = _count(tokenizer(render(processor, plain), add_special_tokens=False)["input_ids"], special)
     lengths: list[int] = []
@@ -141,8 +157,8 @@ def text_lengths(task: OrdinalTask, prompts: Iterable[list[dict[str, Any]]], pro
         ids = tokenizer(render(processor, prompt), add_special_tokens=False)["input_ids"]
         if (seen := _count(ids, special)) != wanted:
             raise ValueError(
-                f"Row {row}: its texts hold special tokens of the tokenizer (wanted {wanted} in the prompt, got "
-                f"{seen}): {prompt[-1]['content']!r:.200}"
+                f"Row {row} ({name(row)}): its texts hold special tokens of the tokenizer (wanted {wanted} in the "
+                f"prompt, got {seen}): {prompt[-1]['content']!r:.200}"
             )
         lengths.append(len(ids))
     return np.array(lengths, dtype=np.int64)
@@ -173,5 +189,6 @@ def check_length(
         raise ValueError(
             f"Row {row} ({name(row)}): the prompt has {lengths[row]} tokens, but at most {limit} fit beside "
             f"{max_new_tokens} tokens of completion in a context of {max_position_embeddings}. "
-            f"{len(failing)} of {len(lengths)} rows are too long; lower max_pixels or the number of items."
+            f"{len(failing)} of {len(lengths)} rows are too long; lower max_pixels or the "
+            "number of images, or shorten texts."
         )

@@ -21,6 +21,7 @@ from gor_head.vlm.checkpoint import add_adapter, check_rows
 from gor_head.vocabulary import VOCABULARY_FILE
 from rarl import tiny
 from rarl.fetching import FETCHES, fetched
+from rarl.inputs import tokenizer_of
 from rarl.task import TASK_FILE, OrdinalTask, read_task
 
 
@@ -115,6 +116,9 @@ def load_processor(path: str, adapter: str | None = None, **kwargs: Any) -> Any:
     task = None if adapter is None else trained_task(adapter)
     has_tokens = task is not None and task.vocabulary is not None
     processor = AutoProcessor.from_pretrained(adapter if has_tokens else path, **kwargs)
+    tokenizer = tokenizer_of(processor)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as TRL's trainers do
     if adapter is not None:
         check_rows(
             adapter, ValueTokens.of(processor, task.codi_vocabulary) if task is not None and has_tokens else None

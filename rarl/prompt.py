@@ -29,7 +29,7 @@ TEXT_INSTRUCTION = (
 
 _MARKUP = re.compile(r"<|\[(?=/?[A-Z_]+\])")
 """Where tokens that mean something to a chat template or a processor would begin: `<|im_end|>`, `<image>`, `[INST]`."""
-_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_UNSEEN = re.compile("[\ud800-\udfff\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 """Control characters that JSON leaves as they are: they break lines, or turn the order of what stands around them."""
 
 

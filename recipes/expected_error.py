@@ -12,6 +12,7 @@ from pathlib import Path
 from trl import SFTConfig
 
 from gor_head.vlm.sft import check_plain_loss
+from rarl.datasets import written_out
 from rarl.models import resolve_model
 from rarl.number_trie import NumberTrie
 from rarl.recipe import (
@@ -81,7 +82,7 @@ def main() -> None:
         trainer = ExpectedErrorTrainer(
             model,
             training_args,
-            train_dataset=data.train,
+            train_dataset=written_out(data.train),
             processing_class=processor,
             peft_config=peft_config,
             trie=trie,

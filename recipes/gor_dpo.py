@@ -18,6 +18,7 @@ from gor_head.vlm import ValueTokens
 from gor_head.vlm.dpo import NumberDPOTrainer, check_margin
 from gor_head.vlm.preference import CARD_FILE, PAIRS_FILE
 from gor_head.vlm.repairs import mend_token_rows
+from rarl.datasets import written_out
 from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
@@ -92,6 +93,8 @@ def main() -> None:
                 f"pairs: {arguments.adapter} writes digits, and pairs of numbers want value tokens; wanted answers, "
                 "got numbers."
             )
+        if training_args.pairs == "numbers" and task.kind == "text":
+            raise ValueError(f"pairs: pairs of numbers are of images, and {task.name!r} judges texts; wanted answers.")
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens
         preferences = Path(training_args.output_dir) / "preferences"
@@ -129,7 +132,7 @@ def main() -> None:
     if PartialState().is_main_process:
         found = file.statistics()
         print(f"{found.pairs} pairs from {found.rows} prompts, {found.ties} ties skipped: {file.path}")
-    settings = {"args": training_args, "train_dataset": pairs, "processing_class": processor}
+    settings = {"args": training_args, "train_dataset": written_out(pairs), "processing_class": processor}
     if training_args.pairs == "numbers":
         trainer: DPOTrainer = NumberDPOTrainer(
             model,

@@ -13,6 +13,7 @@ from trl import SFTConfig
 
 from gor_head.vlm import ValueTokens
 from gor_head.vlm.sft import GoRSFTTrainer, check_plain_loss
+from rarl.datasets import written_out
 from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
@@ -79,7 +80,7 @@ def main() -> None:
         trainer = GoRSFTTrainer(
             model,
             training_args,
-            train_dataset=data.train,
+            train_dataset=written_out(data.train),
             processing_class=processor,
             peft_config=peft_config,
             tokens=ValueTokens.of(processor, task.codi_vocabulary),

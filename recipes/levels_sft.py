@@ -46,6 +46,10 @@ def main() -> None:
         path = resolve_model(model_args.model_name_or_path)
         data = prepare_data(arguments, with_completion=True)
         task = data.source.task
+        if task.kind != "image":
+            raise ValueError(
+                f"task: images are rated in words, and {task.name!r} judges {task.kind}s; wanted one of images."
+            )
         levels = Levels(task, tuple(training_args.words))
         data.train.set_transform(LevelRows(data.source, levels))
         processor = load_processor(path, task, arguments.adapter)

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import runpy
+import shutil
 import sys
 import time
 import traceback
@@ -195,14 +196,17 @@ def execute(run: Run, folder: Path) -> float:
 
 
 def resumed(run: Run, out: Path) -> list[str]:
-    """Arguments by which a run goes on from the newest checkpoint that the same command left in its folder; none if
-    there is no such."""
+    """Arguments by which a run goes on from the newest whole checkpoint that the same command left in its folder; none
+    if there is no such. Checkpoints of other commands, and parts of ones, are removed."""
     said = out / COMMAND
     is_same = said.is_file() and said.read_text(encoding="utf-8") == run.command
+    while (newest := get_last_checkpoint(str(out))) is not None:
+        # The random state is written last.
+        if is_same and (Path(newest) / "trainer_state.json").is_file() and any(Path(newest).glob("rng_state*.pth")):
+            break
+        shutil.rmtree(newest)
     said.write_text(run.command, encoding="utf-8")
-    if run.script is None or not is_same or get_last_checkpoint(str(out)) is None:
-        return []
-    return ["--resume_from_checkpoint", "true"]
+    return [] if newest is None or run.script is None else ["--resume_from_checkpoint", newest]
 
 
 def evaluate_only(run: Run, out: Path) -> None:

@@ -91,7 +91,7 @@ def evaluate(
         text_column=text_column,
         value_column=value_column,
         votes_column=votes_column,
-        split=table_split,
+        table_split=table_split,
     )
     chosen_decode(decode, items.task)
     if shots:

@@ -10,7 +10,7 @@ from rarl.datasets.builtin import BuiltinSource
 from rarl.datasets.folder import FolderSource
 from rarl.datasets.images import ImageError
 from rarl.datasets.prompts import make_dataset, stream_dataset, written_out
-from rarl.datasets.sampling import sample_groups, split_by_content, with_shots, without_copies
+from rarl.datasets.sampling import sample_groups, split_by_content, with_shots, without_copies, without_shots
 from rarl.datasets.source import ImageSource, ItemSource, verify
 from rarl.datasets.table import TableSource
 from rarl.datasets.utkface import UTKFaceSource
@@ -38,6 +38,7 @@ __all__ = [
     "verify",
     "with_shots",
     "without_copies",
+    "without_shots",
     "written_out",
 ]
 
@@ -75,7 +76,9 @@ SOURCES: dict[str, SourceEntry] = {
     "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise"), task="count"),
     "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
     "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed")),
-    "table": SourceEntry(TableSource, needs=("table",), takes=("raters", "seed", "split", *COLUMNS), task="sentiment"),
+    "table": SourceEntry(
+        TableSource, needs=("table",), takes=("raters", "seed", "table_split", *COLUMNS), task="sentiment"
+    ),
 }
 """All data sources by name: the one place in which a new one is entered."""
 
@@ -104,7 +107,7 @@ def load_source(
     value_column: str | None = None,
     votes_column: str | None = None,
     std_column: str | None = None,
-    split: str | None = None,
+    table_split: str | None = None,
 ) -> ItemSource:
     """A data source by name, as recipes and commands give it.
 
@@ -127,7 +130,7 @@ def load_source(
         value_column: Column of the values.
         votes_column: Column of the votes.
         std_column: Column of the deviation of a vote.
-        split: Split of a data set that has several.
+        table_split: Split of a data set that has several.
 
     Raises:
         ValueError: If the name is unknown, or an argument is missing or has no use for this source.
@@ -146,7 +149,7 @@ def load_source(
     entry = SOURCES[name]
     given: dict[str, Any] = {"task": task, "folder": folder, "csv": csv, "size": size, "seed": seed}
     given |= {"raters": raters, "rater_noise": rater_noise, "min_pixels": min_pixels, "max_pixels": max_pixels}
-    given |= {"table": table, "split": split, "text_column": text_column, "value_column": value_column}
+    given |= {"table": table, "table_split": table_split, "text_column": text_column, "value_column": value_column}
     given |= {"votes_column": votes_column, "std_column": std_column}
     for argument in sorted(entry.needs):
         if given[argument] is None:

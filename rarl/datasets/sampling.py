@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gor_head.numbers import write_number
-from rarl.datasets.source import ItemSource
+from rarl.datasets.source import ItemSource, text_identity
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,20 @@ def with_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int =
     chosen = rng.permutation([rng.choice(part) for part in np.array_split(ordered, number)]).tolist()
     shots = tuple((source.load(i), float(source.labels[i])) for i in chosen)
     return source.with_task(replace(source.task, shots=shots))
+
+
+def without_shots(source: ItemSource, indices: np.ndarray) -> np.ndarray:
+    """Those of `indices` that are none of the task's solved examples, whose answers every prompt shows; the others are
+    counted in a warning."""
+    shown = {text_identity(text) for text, _ in source.task.shots}
+    if not shown:
+        return indices
+    kept = np.array([source.identify(i) not in shown for i in indices.tolist()], dtype=bool)
+    if not kept.all():
+        logger.warning(
+            "%d of %d texts are solved examples of the prompts, and not asked about", (~kept).sum(), len(kept)
+        )
+    return indices[kept]
 
 
 def sample_groups(

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import unicodedata
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from typing import Any, Self
@@ -19,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 _LISTED = 10
+
+
+def text_identity(text: str) -> bytes:
+    """What identifies a text: it without what makes no other one of it, case, blanks, the form of its characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8", "replace")
 
 
 class ItemSource(ABC):

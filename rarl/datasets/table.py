@@ -1,8 +1,12 @@
 """Your own texts: a table with a column of texts and one of values, or of the votes of several raters."""
 
+import glob
 import json
-import unicodedata
+import re
+import reprlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,12 @@ from datasets import Dataset, load_dataset, load_from_disk
 from gor_head.numbers import read_number
 from gor_head.rows import hint, listed, read_rows
 from rarl.datasets.raters import check_raters, choose_votes, draw_votes, mean_votes
-from rarl.datasets.source import ItemSource
+from rarl.datasets.source import ItemSource, text_identity
 from rarl.fetching import FETCHES, fetched
 from rarl.task import OrdinalTask, get_task
+
+_UNSEEN = re.compile("[\u200b-\u200f\u2060\ufeff]")
+"""Characters that take no room: a text of nothing else is empty."""
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 """Ending of a file → the reader of `datasets` for it; CSV files are read strictly, line by line."""
@@ -38,7 +45,7 @@ class TableSource(ItemSource):
         value_column: Column of the values; `None` if there are votes.
         votes_column: Column of the votes; `None` if there are values.
         std_column: Column of the deviation of a vote, which `raters` draws with.
-        split: Split of a data set of `datasets` that has several.
+        table_split: Split of a data set of `datasets` that has several.
         raters: Votes that the label of a text in training is the mean of; `None` for its value.
         seed: Seed of the draw of votes.
 
@@ -71,7 +78,7 @@ class TableSource(ItemSource):
         value_column: str | None = None,
         votes_column: str | None = None,
         std_column: str | None = None,
-        split: str | None = None,
+        table_split: str | None = None,
         raters: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -84,17 +91,21 @@ class TableSource(ItemSource):
             raise ValueError(f"Wanted value_column or votes_column, got {value_column!r} and {votes_column!r}.")
         if raters is None and std_column is not None:
             raise ValueError(f"std_column: only raters draws with it; wanted raters, too, got {std_column!r} alone.")
+        if std_column is not None and votes_column is not None:
+            raise ValueError(
+                f"std_column: votes are drawn among {votes_column!r}; wanted no std_column, got {std_column!r}."
+            )
         if raters is not None and votes_column is None and std_column is None:
             raise ValueError("raters: wanted votes_column or std_column to draw votes from, got neither.")
         table = table if isinstance(table, Dataset) else _fetched(str(table))
         names = [text_column, votes_column if value_column is None else value_column]
-        names += [] if votes_column is not None or std_column is None else [std_column]
+        names += [] if std_column is None else [std_column]
         self._texts: list[str] = []
         self._rows: list[str] = []
         self.votes: list[list[float]] | None = None if votes_column is None else []
         """The votes of each text; `None` if there are none."""
         values, deviations = [], []
-        for row, cells in _cells(table, [str(name) for name in names], split):
+        for row, cells in _cells(table, [str(name) for name in names], table_split):
             self._texts.append(_text(cells[0], row, text_column))
             self._rows.append(row)
             if self.votes is not None:
@@ -131,21 +142,31 @@ class TableSource(ItemSource):
 
     def identify(self, i: int) -> bytes:
         """Text `i` without what makes no other text of it: case, blanks, the form of its characters."""
-        return " ".join(unicodedata.normalize("NFKC", self._texts[i]).casefold().split()).encode("utf-8", "replace")
+        return text_identity(self._texts[i])
 
 
 def _fetched(table: str) -> str:
-    """A file of what was fetched, where its name begins with one of [`FETCHES`][rarl.fetching.FETCHES]."""
+    """A file of what was fetched, where its name begins with one of [`FETCHES`][rarl.fetching.FETCHES].
+
+    Raises:
+        ValueError: If no file of it is named, or another one than there is.
+    """
     name, _, file = table.partition("/")
-    is_one = name in FETCHES and FETCHES[name].kind == "table" and not Path(table).exists()
-    return str(fetched(name) / file) if is_one else table
+    if name not in FETCHES or FETCHES[name].kind != "table" or Path(table).exists():
+        return table
+    there = sorted(path.name for path in fetched(name).glob("*.csv"))
+    if file not in there:
+        raise ValueError(
+            f"{table}: wanted a file of what was fetched, {' or '.join(f'{name}/{each}' for each in there)}."
+        )
+    return str(fetched(name) / file)
 
 
 def _cells(table: Any, names: Sequence[str], split: str | None) -> Iterator[tuple[str, list[Any]]]:
     """Where each row stands, as messages begin, and its cells in the columns of these names."""
     if not isinstance(table, Dataset) and Path(table).suffix.lower() == ".csv":
         if split is not None:
-            raise ValueError(f"split: {table} is a CSV, which has none; wanted None, got {split!r}.")
+            raise ValueError(f"table_split: {table} is a CSV, which has none; wanted None, got {split!r}.")
         if not Path(table).is_file():
             raise FileNotFoundError(f"{table}: wanted a CSV of texts, but there is no such file.")
         rows = read_rows(Path(table))
@@ -155,7 +176,9 @@ def _cells(table: Any, names: Sequence[str], split: str | None) -> Iterator[tupl
         for line, row in rows:
             yield f"{table} line {line}", [row[place] for place in places]
         return
-    data = table if isinstance(table, Dataset) else _load(str(table), split)
+    if isinstance(table, Dataset) and split is not None:
+        raise ValueError(f"table_split: a Dataset has none; wanted None, got {split!r}.")
+    data = (table if isinstance(table, Dataset) else _load(str(table), split)).with_format(None)
     where = "the table" if isinstance(table, Dataset) else str(table)
     _check_columns(where, names, data.column_names)
     for number, row in enumerate(data.select_columns(list(names)), start=1):
@@ -170,7 +193,7 @@ def _load(table: str, split: str | None) -> Dataset:
     saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
         if reader is not None:
-            found: Any = load_dataset(reader, data_files=table)
+            found: Any = load_dataset(reader, data_files=glob.escape(table))
         else:
             found = load_from_disk(table) if saved else load_dataset(table)
     except Exception as error:  # of pyarrow, of JSON, of the Hub
@@ -179,11 +202,13 @@ def _load(table: str, split: str | None) -> Dataset:
             f"{type(error).__name__}: {error}"
         ) from error
     if isinstance(found, Dataset):
+        if split is not None:
+            raise ValueError(f"table_split: {table} has no splits; wanted None, got {split!r}.")
         return found
     if split is None and len(found) == 1:
         return next(iter(found.values()))
     if split not in found:
-        raise ValueError(f"split: {table} has {', '.join(found)}; wanted one of them, got {split!r}.")
+        raise ValueError(f"table_split: {table} has {', '.join(found)}; wanted one of them, got {split!r}.")
     return found[split]
 
 
@@ -194,17 +219,20 @@ def _check_columns(where: str, names: Sequence[str], columns: Sequence[str]) -> 
 
 
 def _text(cell: Any, row: str, column: str) -> str:
-    if not isinstance(cell, str) or not cell.strip():
+    if not isinstance(cell, str) or not _UNSEEN.sub("", cell).strip():
         raise ValueError(f"{row}: {column}: wanted a text, got {cell!r}.")
     return cell
 
 
 def _number(cell: Any, task: OrdinalTask, where: str, column: str) -> float:
-    is_number = isinstance(cell, int | float | np.number) and not isinstance(cell, bool)
-    number = float(cell) if is_number else read_number(cell) if isinstance(cell, str) else None
+    number = read_number(cell) if isinstance(cell, str) else None
+    if isinstance(cell, int | float | Decimal | np.number) and not isinstance(cell, bool):
+        with suppress(OverflowError):  # of a whole number of hundreds of digits
+            number = float(cell)
     if number is None:
         raise ValueError(
-            f"{where}: {column} {cell!r} is not a finite number; task {task.name!r} wants: {task.value_range}."
+            f"{where}: {column} {reprlib.repr(cell)} is not a finite number; task {task.name!r} wants: "
+            f"{task.value_range}."
         )
     return number
 
@@ -213,9 +241,9 @@ def _votes(cell: Any, task: OrdinalTask, row: str, column: str) -> list[float]:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{row}: {column}: wanted votes such as [3, 4, 2], got {cell!r:.80}.") from None
-    if not isinstance(cell, Sequence) or not len(cell):
+    if not isinstance(cell, Sequence) or isinstance(cell, str) or not len(cell):
         raise ValueError(f"{row}: {column}: wanted a list of at least one vote, got {cell!r:.80}.")
     return [
         task.check_value(_number(vote, task, row, f"{column}, vote {place},"), f"{row}, {column}, vote {place}")

@@ -32,14 +32,14 @@ def check_groups(
             holds tokens of the tokenizer's own.
     """
     groups = list(groups)
+    names = lambda row: ", ".join(source.name(i) for i in groups[row])  # noqa: E731
     if isinstance(source, ImageSource):
         lengths = prompt_lengths(source.task, ([source.size(i) for i in group] for group in groups), processor)
     else:
         transform = RowTransform(source)
         lengths = text_lengths(
-            source.task, (transform({"prompt": [group]})["prompt"][0] for group in groups), processor
+            source.task, (transform({"prompt": [group]})["prompt"][0] for group in groups), processor, names
         )
-    names = lambda row: ", ".join(source.name(i) for i in groups[row])  # noqa: E731
     check_length(lengths, names, max_position_embeddings, max_new_tokens=max_completion_length)
 
 

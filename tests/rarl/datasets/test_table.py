@@ -1,6 +1,8 @@
 """Texts of tables: the same from every format, votes, copies, and what is wrong with a table."""
 
 import json
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
-from rarl.datasets import TableSource, load_source, split_by_content, verify, with_shots, without_copies
+from rarl.datasets import TableSource, load_source, split_by_content, verify, with_shots, without_copies, without_shots
 from rarl.task import OrdinalTask, get_task, register_task
 
 TEXTS = ["Fine.", "Bad, <br> really.", 'He said "no".\nTwice.', "שלום עולם", "🎬 ok"]
@@ -131,7 +133,24 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no draw": ("text,value\na,3\n", {"raters": 2}, "raters: wanted votes_column or std_column"),
     "unused std": ("text,value,std\na,3,1\n", {"std_column": "std"}, "std_column: only raters draws with it"),
     "both": ("text,value,votes\na,3,[3]\n", {"value_column": "value", "votes_column": "votes"}, "or votes_column, got"),
-    "split": ("text,value\na,3\n", {"split": "train"}, "is a CSV, which has none"),
+    "split": ("text,value\na,3\n", {"table_split": "train"}, "table_split: .* is a CSV, which has none"),
+    "unseen": ("text,value\n\u200b\ufeff,3\n", {}, "line 2: text: wanted a text"),
+    "text of votes": (
+        'text,votes\na,"""345"""\n',
+        {"votes_column": "votes"},
+        "wanted a list of at least one vote, got '345'",
+    ),
+    "huge vote": (
+        f"text,votes\na,[1{'0' * 400}]\n",
+        {"votes_column": "votes"},
+        "vote 1, 1000.* is not a finite number",
+    ),
+    "deep votes": (f"text,votes\na,{'[' * 100_000}\n", {"votes_column": "votes"}, r"wanted votes such as \[3, 4, 2\]"),
+    "votes and std": (
+        "text,votes,std\na,[3],1\n",
+        {"votes_column": "votes", "std_column": "std", "raters": 1},
+        "std_column: votes are drawn among 'votes'",
+    ),
     "ragged": ("text,value\na,3,4\n", {}, "line 2: wanted 2 fields as in the header, got 3"),
 }
 
@@ -160,7 +179,37 @@ def test_what_is_wrong_with_a_data_set_is_said(tmp_path: Path) -> None:
     DatasetDict({"one": Dataset.from_dict(rows), "two": Dataset.from_dict(rows)}).save_to_disk(tmp_path / "parts")
     for split, message in ((None, "parts has one, two; wanted one of them, got None"), ("two", "row 2: text")):
         with pytest.raises(ValueError, match=message):
-            TableSource(str(tmp_path / "parts"), split=split)
+            TableSource(str(tmp_path / "parts"), table_split=split)
+
+
+def test_what_tables_may_also_be(tmp_path: Path) -> None:
+    rows = {"text": ["a", "b" * 200_000], "value": [1.5, 2.0]}
+    for name in ("x*", "a[1]", "x1"):
+        Dataset.from_dict(rows if name != "x1" else {"text": ["q"], "value": [9.0]}).to_json(tmp_path / f"{name}.jsonl")
+    for name in ("x*", "a[1]"):  # no patterns
+        assert TableSource(tmp_path / f"{name}.jsonl").values.tolist() == [1.5, 2.0]
+    Dataset.from_dict(rows).to_csv(tmp_path / "long.csv")
+    assert len(TableSource(tmp_path / "long.csv").load(1)) == 200_000
+    pd.DataFrame({"text": ["a"], "value": [Decimal("3.5")]}).to_parquet(tmp_path / "decimal.parquet")
+    assert TableSource(tmp_path / "decimal.parquet").values.tolist() == [3.5]
+    votes = Dataset.from_dict({"text": ["a", "b"], "votes": [[1, 2], [3, 4]]})
+    for form in ("numpy", "torch", "pandas"):
+        assert TableSource(votes.with_format(form), votes_column="votes").values.tolist() == [1.5, 3.5]
+    votes.save_to_disk(tmp_path / "saved")
+    for table in (votes, str(tmp_path / "saved")):
+        with pytest.raises(ValueError, match="table_split: .*; wanted None, got 'dev'"):
+            TableSource(table, votes_column="votes", table_split="dev")
+
+
+def test_solved_examples_are_not_asked_about(caplog: pytest.LogCaptureFixture) -> None:
+    source = TableSource(
+        Dataset.from_dict({"text": [f"Text {i}" for i in range(9)], "value": [float(i) for i in range(9)]})
+    )
+    indices = np.arange(9)
+    assert without_shots(source, indices) is indices
+    task = replace(source.task, shots=(("TEXT  4", 1.0), ("another", 2.0)))
+    assert without_shots(source.with_task(task), indices).tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert "1 of 9 texts are solved examples of the prompts" in caplog.text
 
 
 def test_texts_and_images_are_not_taken_for_each_other(tmp_path: Path) -> None:
