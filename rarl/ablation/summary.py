@@ -13,6 +13,7 @@ from rarl.ablation.rows import ROWS, SETTINGS
 from rarl.ablation.run import Result
 
 COLUMNS: dict[str, str] = {
+    "srcc": "SRCC ↑",
     "mae": "MAE ↓",
     "tau2": "τ2 ↑",
     "tau4": "τ4 ↑",
@@ -21,9 +22,9 @@ COLUMNS: dict[str, str] = {
     "failures": "unreadable ↓",
     "seconds": "seconds ↓",
 }
-"""Columns of every task and their headings; the task's own metric comes before them."""
+"""Columns and their headings, those that a task has; its own metric comes before them."""
 
-TESTED = ("mae", "tau2", "tau4", "tau8")
+TESTED = ("srcc", "mae", "tau2", "tau4", "tau8")
 
 
 @dataclass(frozen=True)
