@@ -37,10 +37,14 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the pixels that pretrained encoders were trained on."""
 
 
+CONV = {"kind": "conv"}
+"""A small encoder, trained from scratch."""
+
+
 def encoder_settings(text: str) -> dict[str, Any]:
     """Settings of an encoder, given as JSON or by the name of what `rarl fetch` brings, frozen."""
     if text == "conv":
-        return {"kind": "conv"}
+        return CONV
     if text in FETCHES:
         folder = fetched(text)
         is_timm = "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -83,7 +87,7 @@ def read_images(
 
 
 def measure(
-    path: Path, target: str, size: int, seeds: int, settings: dict[str, Any], encoder: dict[str, Any]
+    path: Path, target: str, size: int, seeds: int, settings: dict[str, Any], encoder: dict[str, Any] = CONV
 ) -> dict[str, Any]:
     """MAE, CS@5 and SRCC of each row, mean over seeds, and of the training median."""
     pixels, labels = read_images(path, target, size, pretrained=encoder["kind"] in PRETRAINED)

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-LONGEST_FIELD = 2**31 - 1
-"""Characters of a field; the reader's own limit, 131 072, is less than a long text."""
 
-
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, longest_field: int = 131_072) -> Iterator[tuple[int, list[str]]]:
     """Line and fields of every row of a CSV file that is not blank, the header first.
+
+    Args:
+        path: The file.
+        longest_field: Characters that a field may have.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -18,7 +19,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             fewer fields than the header.
     """
     header: list[str] | None = None
-    csv.field_size_limit(LONGEST_FIELD)
+    csv.field_size_limit(longest_field)
     with path.open(newline="", encoding="utf-8-sig") as file:
         last = ""
 

@@ -23,6 +23,9 @@ from rarl.task import OrdinalTask, get_task
 _UNSEEN = re.compile("[\u200b-\u200f\u2060\ufeff]")
 """Characters that take no room: a text of nothing else is empty."""
 
+LONGEST_TEXT = 2**31 - 1
+"""Characters of a field of a CSV."""
+
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 """Ending of a file → the reader of `datasets` for it; CSV files are read strictly, line by line."""
 
@@ -169,7 +172,7 @@ def _cells(table: Any, names: Sequence[str], split: str | None) -> Iterator[tupl
             raise ValueError(f"table_split: {table} is a CSV, which has none; wanted None, got {split!r}.")
         if not Path(table).is_file():
             raise FileNotFoundError(f"{table}: wanted a CSV of texts, but there is no such file.")
-        rows = read_rows(Path(table))
+        rows = read_rows(Path(table), LONGEST_TEXT)
         header = next(rows)[1]
         _check_columns(str(table), names, header)
         places = [header.index(name) for name in names]

@@ -14,7 +14,7 @@ from benchmarks.formulas import Trained, window_pairs
 from rarl import tiny
 
 
-def build_model() -> tuple[Any, Any]:
+def build_model(name: str | None = None) -> tuple[Any, Any]:
     """Text and vision differ in every size, so none can stand for the other."""
     processor = tiny.build_processor()
     config = tiny.build_config(processor, width=64, layers=4)

@@ -281,7 +281,10 @@ def test_weights_of_another_model_are_refused(settings: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder": {"kind": "cnn"}}, r"config\.encoder: wanted a kind of ffn, conv, torchvision, got 'cnn'"),
+        (
+            {"encoder": {"kind": "cnn"}},
+            r"config\.encoder: wanted a kind of ffn, conv, torchvision, timm, transformers, got 'cnn'",
+        ),
         ({"encoder": {"numeric": 3}}, r"config\.encoder: .* got None"),
         ({"encoder": None}, "got neither"),
         ({"decoder": "mamba"}, r"config\.decoder: wanted one of rnn, gru, lstm, transformer, got 'mamba'"),

@@ -167,4 +167,4 @@ def test_card_of_a_path_that_is_no_text_in_utf8(tmp_path: Path) -> None:
     base = str(tmp_path / os.fsdecode(b"model \xff"))
     card = write_model_card(tmp_path, base, "count", stage="stage1", report=REPORT)
     text = card.read_text(encoding="utf-8")
-    assert "LoRA adapter of `model ?`" in text and "Kendall τ, 2 images" in text
+    assert "LoRA adapter of `model ?`" in text and "Kendall τ, 2 items" in text

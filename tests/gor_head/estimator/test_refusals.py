@@ -110,7 +110,10 @@ def test_settings_of_gor_that_cannot_be(settings: dict[str, Any], message: str) 
         ({"learning_rate": 0}, "learning_rate: wanted a positive number, got 0"),
         ({"learning_rate": "fast"}, "learning_rate: wanted a positive number, got 'fast'"),
         ({"encoder": "conv"}, "encoder: wanted a dict of arguments, or None, got 'conv'"),
-        ({"encoder": {"kind": "rnn"}}, r"encoder\['kind'\]: wanted one of ffn, conv, torchvision, got 'rnn'"),
+        (
+            {"encoder": {"kind": "rnn"}},
+            r"encoder\['kind'\]: wanted one of ffn, conv, torchvision, timm, transformers, got 'rnn'",
+        ),
         ({"random_state": "lucky"}, "'lucky' cannot be used to seed"),
         ({"dropout": 1}, "dropout: wanted a number from 0 to below 1, got 1"),
         ({"dropout": "0.1"}, "dropout: wanted a number from 0 to below 1, got '0.1'"),

@@ -239,7 +239,7 @@ def test_test_prompts_must_fit_the_context_too() -> None:
     sizes = [[data.source.size(i) for i in group] for group in data.test[8].with_format(None)["images"]]
     longest = int(prompt_lengths(data.source.task, sizes, processor).max())
     check_lengths(data, tiny.path(), processor, max_completion_length=32, eval_max_new_tokens=4096 - longest)
-    with pytest.raises(ValueError, match=rf"prompts of 8 images: Row \d.* {longest} tokens, but at most {longest - 1}"):
+    with pytest.raises(ValueError, match=rf"prompts of 8 items: Row \d.* {longest} tokens, but at most {longest - 1}"):
         check_lengths(data, tiny.path(), processor, max_completion_length=32, eval_max_new_tokens=4097 - longest)
 
 
