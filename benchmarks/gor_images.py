@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -24,6 +25,7 @@ from gor_head.cli.compare import clean_stdout
 from gor_head.compare.cells import split
 from gor_head.compare.methods import METHODS
 from gor_head.encoders import PRETRAINED
+from gor_head.frozen import features
 from gor_head.metrics import cumulative_score, mae, srcc
 from gor_head.output import replace_unprintable
 from gor_head.rows import hint, listed, read_rows
@@ -90,12 +92,15 @@ def measure(
     path: Path, target: str, size: int, seeds: int, settings: dict[str, Any], encoder: dict[str, Any] = CONV
 ) -> dict[str, Any]:
     """MAE, CS@5 and SRCC of each row, mean over seeds, and of the training median."""
+    pixels: Any
     pixels, labels = read_images(path, target, size, pretrained=encoder["kind"] in PRETRAINED)
+    if encoder.get("frozen"):  # once for all methods and splits: an estimator would do it for each
+        pixels, encoder = features(torch.from_numpy(pixels), encoder), {}
     scores: dict[str, list[tuple[float, float, float]]] = {}
     work = [(seed, name) for seed in range(seeds) for name in CHOSEN]
     for seed, name in track(work, description="trainings", console=Console(stderr=True)):
         train, test = split(len(labels), seed)
-        model = METHODS[name].make(random_state=seed, encoder=encoder, **settings)
+        model = METHODS[name].make(random_state=seed, encoder=encoder or None, **settings)
         model.fit(pixels[train], labels[train])
         for row, arguments in METHODS[name].reads.items():
             scores.setdefault(row, []).append(_scores(labels[test], model.predict(pixels[test], **arguments)))

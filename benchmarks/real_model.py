@@ -49,9 +49,11 @@ def scores(truth: Any, found: Any) -> dict[str, float | None]:
 def completions(seed: int, limit: int) -> dict[str, Any]:
     """The model's completions on test reviews, and people on all of these."""
     source, splits = splits_of("film-reviews/reviews.csv", seed)
-    known, held_out = splits["train"][:FITTED], splits["test"][:limit]
+    # In random order: the table begins with the reviews that people liked.
+    rng = np.random.default_rng(seed)
+    known, held_out = rng.permutation(splits["train"])[:FITTED], rng.permutation(splits["test"])[:limit]
     model, tokenizer = load_model("smollm2", dtype="float32")
-    seen = completion_scores(model, tokenizer, [source.load(i) for i in (*known, *held_out)])
+    seen = completion_scores(model, tokenizer, [source.load(i) for i in (*known.tolist(), *held_out.tolist())])
     values = fitted_values(seen[: len(known)], source.values[known], seen[len(known) :])
     truth = source.values[held_out]
     found = {"srcc": METRICS["srcc"](list(truth), list(seen[len(known) :])), "mae": scores(truth, values)["mae"]}

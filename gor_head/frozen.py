@@ -1,7 +1,7 @@
 """Features of images from a pretrained encoder whose weights stay as they are: computed once, then a table.
 
 An estimator with `encoder={"kind": "transformers", "name": …, "frozen": True}` trains on these. With `"cache"`, a
-folder, they are kept there, for other estimators, seeds and splits of the same images.
+folder, they are kept there, for other estimators of the same images; another choice of images is computed anew.
 """
 
 from collections.abc import Mapping
