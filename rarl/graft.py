@@ -15,20 +15,15 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from rarl import tiny
+
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
+_LOOP = "{% for message in messages %}"
+_DEFAULT = (
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nDEFAULT_SYSTEM<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif block['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% else %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CHAT_TEMPLATE = tiny.CHAT_TEMPLATE.replace(_LOOP, _LOOP + _DEFAULT)
 """ChatML as SmolLM2's template writes it, and images."""
 
 
