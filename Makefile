@@ -26,7 +26,7 @@ demo: install
 demo-gor: install
 	bash recipes/demo_gor.sh
 
-# Fetches a model and ratings, so it wants a network the first time; an hour on two cores.
+# Fetches a model and ratings, so it wants a network the first time; more than an hour on two cores.
 demo-real: install
 	bash recipes/demo_real.sh
 

@@ -131,7 +131,7 @@ class GoRConfig(PretrainedConfig):
 
     Args:
         vocabulary: `CoDiVocabulary.to_dict()`.
-        encoder: `{"kind": "ffn" | "conv" | "torchvision", **arguments}`; None for a module of one's own.
+        encoder: `{"kind": name in gor_head.encoders.ENCODERS, **arguments}`; None for a module of one's own.
         decoder: `"rnn"`, `"gru"`, `"lstm"` or `"transformer"`.
         width: Width of tokens and hidden states in the decoder.
         layers, heads, dropout: Sizes and dropout of the decoder (paper: 2, 4, 0.1).

@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a processor; the one of a language model is its own."""
-    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    return getattr(processor, "tokenizer", processor)
 
 
 def num_items(row: dict[str, Any]) -> int:

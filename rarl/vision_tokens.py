@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from rarl.inputs import tokenizer_of
+
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 FIELD = re.compile(r"(\w+_)?(image|video|audio|vision|boi|eoi|boa|eoa)(_\w+)?_token(_ids?|_index)?")
 """Names by which configurations, processors and tokenizers of transformers call such tokens."""
@@ -31,7 +33,7 @@ def vision_token_ids(processor: Any, config: Any = None) -> list[int]:
         processor: Processor or tokenizer.
         config: Configuration of the model, if it is at hand.
     """
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     vocabulary = tokenizer.get_vocab()
     found: list[Any] = [token for token in vocabulary if token in QWEN_TOKENS or TILE.fullmatch(token)]
     fields = {} if config is None else config.to_dict()

@@ -60,7 +60,7 @@ def evaluate(
     from rich.console import Console
 
     from gor_head.output import check_output_file
-    from rarl.datasets import load_source, split_by_content, verify, with_shots, without_copies
+    from rarl.datasets import load_source, with_shots
     from rarl.evaluation.codes import chosen_decode
     from rarl.evaluation.heldout import check_test_context, heldout_prompts
     from rarl.evaluation.protocol import evaluate as evaluate_model
@@ -94,10 +94,7 @@ def evaluate(
         table_split=table_split,
     )
     chosen_decode(decode, items.task)
-    if shots:
-        verify(items)
-        training = split_by_content(items, seed=split_seed)["train"]
-        items = with_shots(items, without_copies(items, training), shots, split_seed)
+    items = with_shots(items, shots, split_seed)
     datasets, median = heldout_prompts(
         items, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed
     )

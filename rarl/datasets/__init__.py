@@ -70,14 +70,15 @@ class SourceEntry:
         return (*self.needs, *self.takes, *(("min_pixels", "max_pixels") if self.kind == "image" else ()))
 
 
-COLUMNS = ("text_column", "value_column", "votes_column", "std_column")
-
 SOURCES: dict[str, SourceEntry] = {
     "builtin": SourceEntry(BuiltinSource, takes=("size", "seed", "raters", "rater_noise"), task="count"),
     "utkface": SourceEntry(UTKFaceSource, needs=("folder",), task="age"),
     "folder": SourceEntry(FolderSource, needs=("folder", "csv", "task"), takes=("raters", "seed")),
     "table": SourceEntry(
-        TableSource, needs=("table",), takes=("raters", "seed", "table_split", *COLUMNS), task="sentiment"
+        TableSource,
+        needs=("table",),
+        takes=("raters", "seed", "table_split", "text_column", "value_column", "votes_column", "std_column"),
+        task="sentiment",
     ),
 }
 """All data sources by name: the one place in which a new one is entered."""

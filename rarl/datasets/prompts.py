@@ -86,7 +86,7 @@ def make_dataset(
     """Prompts over some items of a source, lazy: items are opened when a row is read.
 
     Args:
-        source: The images.
+        source: The items.
         indices: Which of them, int [n], such as one split of
             [`split_by_content`][rarl.datasets.sampling.split_by_content].
         num_prompts: Number of rows.

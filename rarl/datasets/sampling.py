@@ -82,15 +82,14 @@ def without_copies(source: ItemSource, indices: np.ndarray) -> np.ndarray:
     return indices[is_first]
 
 
-def with_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int = 0) -> ItemSource:
-    """The same texts, for the task with solved examples chosen among them: in each of `number` equal parts of the texts
-    in order of their labels one is drawn, and their order is random.
+def with_shots(source: ItemSource, number: int, seed: int = 0) -> ItemSource:
+    """The same texts, for the task with solved examples of the training split: in each of `number` equal parts of that,
+    in order of the labels, one is drawn, and their order is random.
 
     Args:
         source: The texts.
-        indices: Which of them may be chosen, int [n], such as the training split.
         number: How many; of 0 the source itself is returned.
-        seed: Seed of the draw.
+        seed: Seed of the split and of the draw.
 
     Raises:
         ValueError: If the source holds images, the task has examples already, or there are fewer texts than wanted.
@@ -103,6 +102,7 @@ def with_shots(source: ItemSource, indices: np.ndarray, number: int, seed: int =
         raise ValueError(
             f"shots: task {source.task.name!r} has {len(source.task.shots)} already; wanted 0, got {number}."
         )
+    indices = without_copies(source, split_by_content(source, seed=seed)["train"])
     if not 0 < number <= len(indices):
         raise ValueError(f"shots: wanted 0 to {len(indices)}, the number of texts to choose from, got {number}.")
     rng = np.random.default_rng(seed)

@@ -134,13 +134,13 @@ class RecipeArguments:
         Raises:
             ValueError: If there are neither one number nor as many as numbers of images.
         """
-        wanted: list[int] = [self.eval_prompts] if isinstance(self.eval_prompts, int) else list(self.eval_prompts)
-        if len(wanted) not in (1, len(self.eval_num_images)):
+        numbers, wanted = self.eval_num_images, self.eval_prompts
+        if len(wanted) not in (1, len(numbers)):
             raise ValueError(
-                f"eval_prompts: wanted one number, or one each of eval_num_images {self.eval_num_images}, got {wanted}."
+                f"eval_prompts: wanted one number, or one each of eval_num_images {numbers}, got {wanted}."
             )
-        each = wanted * len(self.eval_num_images) if len(wanted) == 1 else wanted
-        return {number: prompts for number, prompts in zip(self.eval_num_images, each, strict=True) if prompts}
+        each = wanted * len(numbers) if len(wanted) == 1 else wanted
+        return {number: prompts for number, prompts in zip(numbers, each, strict=True) if prompts}
 
     def reward_functions(
         self, default: Sequence[str], reward_weights: Sequence[float] | None = None

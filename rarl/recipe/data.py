@@ -15,7 +15,6 @@ from rarl.datasets import (
     make_dataset,
     split_by_content,
     takes,
-    verify,
     with_shots,
     without_copies,
     without_shots,
@@ -79,16 +78,14 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         std_column=a.std_column,
         table_split=a.table_split,
     )
-    verify(source)
-    indices = without_copies(source, split_by_content(source, seed=a.split_seed)["train"])
     if a.shots:
-        source = with_shots(source, indices, a.shots, a.split_seed)
+        source = with_shots(source, a.shots, a.split_seed)
         register_task(source.task)
-    indices = without_shots(source, indices)
     numbers = a.test_prompts()
     test, median = heldout_prompts(
         source, "test", list(numbers), num_prompts=numbers, min_gap=a.min_gap, seed=a.split_seed
     )
+    indices = without_shots(source, without_copies(source, split_by_content(source, seed=a.split_seed)["train"]))
     labels = [source.labels[i] for i in indices]
     if a.gor_vocabulary is not None:
         task = value_token_task(a, source.task, labels)

@@ -52,9 +52,6 @@ WITHOUT_EFFECT: dict[str, str] = {
 REWARD_ARGUMENTS = ("rewards", "weight_regression", "weight_ranking", "weight_format", "gor_constrained")
 """Arguments of recipes that sample answers and reward them."""
 
-SOURCE_ARGUMENTS = ("table", "table_split", "text_column", "value_column", "votes_column", "std_column")
-"""Arguments of some sources only."""
-
 LORA = {
     "lora_r": "r",
     "lora_alpha": "lora_alpha",
@@ -103,8 +100,6 @@ def check_effects(given: Mapping[str, Any], all_given: Mapping[str, Any], types:
             reason = f"source {all_given['source']} has the noise of its own labels"
         elif name == "raters" and value is not None and not takes(all_given.get("source", "builtin"), name):
             reason = f"source {all_given['source']} has one label an image"
-        elif name in SOURCE_ARGUMENTS and value is not None and not takes(all_given.get("source", "builtin"), name):
-            reason = f"source {all_given.get('source', 'builtin')} does not use it"
         elif name in LORA and all_given.get("adapter") is None and not all_given.get("use_peft", False):
             reason = "it has an effect with use_peft, or with an adapter that has the same"
         if reason is not None:

@@ -20,6 +20,7 @@ from trl.trainer.utils import pad
 
 from gor_head.vlm.repairs import mend_token_rows
 from gor_head.vlm.sft import NumberLossTrainer
+from rarl.inputs import tokenizer_of
 from rarl.number_trie import NumberTrie
 from rarl.shared_prefix.branches import MAX_TOKENS, TokenTree, answer_and_branch_logits
 from rarl.shared_prefix.groups import num_tiles, split_images
@@ -153,7 +154,7 @@ class ExpectedErrorTrainer(NumberLossTrainer):
         """Logits of the answers' tokens `[n, V]` and these `[n]`; log-probabilities of all numbers where the reasoning
         states one, `[p, K]`."""
         base_model = innermost(self.accelerator.unwrap_model(model))
-        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        tokenizer = tokenizer_of(self.processing_class)
         batch, width = parted(inputs, tokenizer.pad_token_id)
         counts = inputs["num_images"].tolist()
         tiles = num_tiles(self.processing_class, inputs["input_ids"].tolist(), inputs, counts)

@@ -61,6 +61,14 @@ def test_smollm2_says_the_same_of_text_inside_qwen() -> None:
     assert largest_difference(plain, grafted, tokenizer, TEXTS) == 0.0
 
 
+def test_an_output_layer_of_its_own_is_taken_over(small: tuple[Any, Any, Any, Any]) -> None:
+    _, tokenizer, _, processor = small
+    config = LlamaConfig(**{**small[0].config.to_dict(), "tie_word_embeddings": False})
+    torch.manual_seed(1)
+    plain = LlamaForCausalLM(config).eval()
+    assert largest_difference(plain, graft(plain, processor, vision_width=64, vision_layers=2), tokenizer, TEXTS) == 0.0
+
+
 def test_greedy_answers_are_the_same(small: tuple[Any, Any, Any, Any]) -> None:
     plain, tokenizer, grafted, processor = small
     texts = [render(each, build_text_prompt(get_task("sentiment"), ["fine"])) for each in (tokenizer, processor)]

@@ -89,16 +89,20 @@ def test_texts_alike_are_copies_and_stand_in_one_split() -> None:
 def test_solved_examples_are_spread_over_the_labels() -> None:
     values = np.linspace(0, 10, 100)
     source = TableSource(Dataset.from_dict({"text": [f"t{i}" for i in range(100)], "value": values.tolist()}))
-    shown = with_shots(source, np.arange(100), 5, seed=1)
-    assert [int(value // 2) for _, value in sorted(shown.task.shots, key=lambda shot: shot[1])] == [0, 1, 2, 3, 4]
+    shown = with_shots(source, 5, seed=1)
+    training = split_by_content(source, seed=1)["train"]
+    parts = np.array_split(np.sort(source.values[training]), 5)
+    drawn = sorted(value for _, value in shown.task.shots)
+    assert all(part.min() <= value <= part.max() for value, part in zip(drawn, parts, strict=True))
+    assert {int(text[1:]) for text, _ in shown.task.shots} <= set(training.tolist())
     assert all(source.values[int(text[1:])] == value for text, value in shown.task.shots)
-    assert with_shots(source, np.arange(100), 5, seed=1).task == shown.task
-    assert with_shots(source, np.arange(100), 0) is source
-    for number, of, message in ((101, source, "wanted 0 to 100"), (2, shown, "has 5 already")):
+    assert with_shots(source, 5, seed=1).task == shown.task
+    assert with_shots(source, 0) is source
+    for number, of, message in ((101, source, r"wanted 0 to \d\d, the number of texts"), (2, shown, "has 5 already")):
         with pytest.raises(ValueError, match=message):
-            with_shots(of, np.arange(100), number)
+            with_shots(of, number)
     with pytest.raises(ValueError, match="solved examples are texts, but source BuiltinSource holds images"):
-        with_shots(load_source("builtin", size=4), np.arange(4), 1)
+        with_shots(load_source("builtin", size=4), 1)
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {

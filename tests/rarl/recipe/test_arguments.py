@@ -635,8 +635,9 @@ def test_recipes_pass_on_what_a_table_wants(given: Callable[..., Any], tmp_path:
     assert valued.source.values.tolist() == voted.source.values.tolist() != valued.source.labels.tolist()
     with pytest.raises(ValueError, match="split: .* has train; wanted one of them, got 'dev'"):
         prepare_data(arguments("--value_column", "mean", "--table_split", "dev"))
-    with pytest.raises(ValueError, match="text_column: source builtin does not use it"):
-        given("sft", "--text_column", "words")
+    for flag in ("text_column", "table_split"):
+        with pytest.raises(ValueError, match=f"Data source 'builtin' does not use {flag}, got 'words'"):
+            prepare_data(given("sft", f"--{flag}", "words")[1])
 
 
 def test_recipes_show_solved_examples_first(given: Callable[..., Any], tmp_path: Path) -> None:

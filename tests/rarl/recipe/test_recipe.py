@@ -235,7 +235,7 @@ def test_resume_from_what_is_no_whole_checkpoint() -> None:
 def test_test_prompts_must_fit_the_context_too() -> None:
     """Stage 1 trains on short prompts, and is evaluated on long ones at its end."""
     _, processor = tiny.load()
-    data = prepare_data(RecipeArguments(size=200, num_prompts=4, eval_prompts=2, eval_num_images=[1, 8]))
+    data = prepare_data(RecipeArguments(size=200, num_prompts=4, eval_prompts=[2], eval_num_images=[1, 8]))
     sizes = [[data.source.size(i) for i in group] for group in data.test[8].with_format(None)["images"]]
     longest = int(prompt_lengths(data.source.task, sizes, processor).max())
     check_lengths(data, tiny.path(), processor, max_completion_length=32, eval_max_new_tokens=4096 - longest)
@@ -371,26 +371,26 @@ def test_recipes_take_labels_of_the_training_split(recipe: Path) -> None:
 
 
 def test_spread() -> None:
-    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0))
+    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=[0]))
     assert data.spread == pytest.approx(statistics.pstdev(data.labels))
     assert dataclasses.replace(data, labels=[3.0, 3.0]).spread == 1
 
 
 def test_prepared_data() -> None:
     """Rows of training and test never share an image, and the same arguments give the same rows."""
-    arguments = RecipeArguments(size=60, num_prompts=20, num_images=[1, 2], eval_prompts=4, eval_num_images=[1, 2])
+    arguments = RecipeArguments(size=60, num_prompts=20, num_images=[1, 2], eval_prompts=[4], eval_num_images=[1, 2])
     data, again = prepare_data(arguments), prepare_data(arguments)
     assert len(data.train) == 20 and {number: len(rows) for number, rows in data.test.items()} == {1: 4, 2: 4}
     assert data.train[:]["values"] == again.train[:]["values"]
     train = {i for group in data.train.with_format(None)["images"] for i in group}
     test = {i for rows in data.test.values() for group in rows.with_format(None)["images"] for i in group}
     assert train and test and not train & test
-    assert prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0)).test == {}
+    assert prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=[0])).test == {}
 
 
 def test_longest_reference_is_the_longest_completion() -> None:
     _, processor = tiny.load()
-    data = prepare_data(RecipeArguments(size=60, num_prompts=20, num_images=[1, 4], eval_prompts=0), True)
+    data = prepare_data(RecipeArguments(size=60, num_prompts=20, num_images=[1, 4], eval_prompts=[0]), True)
     texts = [row["completion"][0]["content"] for row in data.train]
     texts = [text if isinstance(text, str) else text[0]["text"] for text in texts]
     longest = max(len(processor.tokenizer(text + "<|im_end|>")["input_ids"]) for text in texts)
@@ -399,7 +399,7 @@ def test_longest_reference_is_the_longest_completion() -> None:
 
 def test_an_answer_has_no_token_of_the_beginning() -> None:
     processor = build_processor("gemma3")  # whose tokenizer begins every text with one
-    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=0))
+    data = prepare_data(RecipeArguments(size=60, num_prompts=4, eval_prompts=[0]))
     answers = [build_completion(values, data.source.task) for values in data.train.with_format(None)["values"]]
     plain = [processor.tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
     assert longest_reference(data, processor) == 1 + max(map(len, plain))
