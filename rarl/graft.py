@@ -120,11 +120,8 @@ def graft(
     found = decoder.load_state_dict(language_model.model.state_dict() | _rows(language_model, rows), strict=False)
     unexpected = [*found.unexpected_keys, *(name for name in found.missing_keys if not name.endswith("proj.bias"))]
     assert not unexpected, f"weights without a place: {unexpected}"
-    with torch.no_grad():
-        for name, parameter in decoder.named_parameters():
-            if name.endswith("proj.bias"):
-                parameter.zero_()
-        if not config.tie_word_embeddings:
+    if not config.tie_word_embeddings:  # biases are 0 from the start
+        with torch.no_grad():
             model.lm_head.weight.copy_(_wider(language_model.lm_head.weight, rows))
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id

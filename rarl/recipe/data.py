@@ -78,9 +78,7 @@ def prepare_data(arguments: RecipeArguments, with_completion: bool = False) -> D
         std_column=a.std_column,
         table_split=a.table_split,
     )
-    if a.shots:
-        source = with_shots(source, a.shots, a.split_seed)
-        register_task(source.task)
+    source = with_shots(source, a.shots, a.split_seed)
     numbers = a.test_prompts()
     test, median = heldout_prompts(
         source, "test", list(numbers), num_prompts=numbers, min_gap=a.min_gap, seed=a.split_seed

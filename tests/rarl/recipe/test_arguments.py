@@ -21,11 +21,11 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig
 
 from rarl import tiny
-from rarl.recipe import Data, RecipeArguments, load_policy, load_processor, parse, prepare_data
+from rarl.recipe import Data, RecipeArguments, hub_repository, load_policy, load_processor, parse, prepare_data
 from rarl.recipe.effects import LORA, WITHOUT_EFFECT
 from rarl.recipe.reading import init_names, read_config
 from rarl.recipe.values import BOUNDS, LOSSES, POSITIVE, STEPS
-from rarl.task import TASKS, get_task
+from rarl.task import TASKS, OrdinalTask, get_task, save_task
 from rarl.trainer import RARLConfig
 from tests.paths import ROOT
 
@@ -649,7 +649,20 @@ def test_recipes_show_solved_examples_first(given: Callable[..., Any], tmp_path:
     prompts = [data.train[0]["prompt"], data.test[1][0]["prompt"]]
     assert prompts[0][:-1] == prompts[1][:-1] and len(prompts[0]) == 8
     shown = {text for text, _ in data.source.task.shots}
+    asked = prepare_data(given("sft", *base, "--shots", "3", "--num_prompts", "80")[1]).train["prompt"]
+    texts = {json.loads(prompt[-1]["content"][8:]) for prompt in asked}
+    assert len(texts) > 50 and not texts & shown  # every other text of the split is
     held_out = {json.loads(row["prompt"][-1]["content"][8:]) for row in data.test[1]}
     assert not shown & held_out
     with pytest.raises(ValueError, match="shots: solved examples are texts"):
         prepare_data(given("sft", "--shots", "1")[1])
+
+
+def test_texts_of_others_are_not_published_as_solved_examples(given: Callable[..., Any], tmp_path: Path) -> None:
+    task = OrdinalTask("sentiment", "positive sentiment", 0, 10, 5, kind="text", shots=(("good", 8.0),))
+    save_task(task, tmp_path)
+    push = ["--push_to_hub", "true", "--table", "film-reviews/reviews.csv"]
+    for flags in (["--shots", "4"], ["--adapter", str(tmp_path)]):
+        training_args, arguments, model_args = given("sft", *push, *flags)
+        with pytest.raises(ValueError, match="push_to_hub: the adapter's task.json would hold texts of film-reviews"):
+            hub_repository(training_args, model_args, arguments)
