@@ -4,7 +4,8 @@ A completion is `<think>…</think><answer>[{"image_id": 2, "value": 4}, …]</a
 value.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 Kind = Literal["image", "text"]
@@ -12,9 +13,6 @@ Kind = Literal["image", "text"]
 
 ITEM_NAMES: dict[Kind, str] = {"image": "Image", "text": "Text"}
 """What stands before the number of an item in prompts and reasonings, as in "Image 1: "."""
-
-STATED_ITEM = f"(?:{'|'.join(ITEM_NAMES.values())})"
-"""A regular expression of these names."""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -36,6 +34,15 @@ LIST_IN_WORDS = (
     f"{IMAGE_KEY} is the number of the image and {VALUE_KEY} is"
 )
 """What the instruction says of the list, up to the rule of the task (Table 1 of the RARL paper)."""
+
+
+def before_number(words: Sequence[str] = ()) -> str:
+    """A regular expression of what stands before a number and the blank in front of it: `Image 1:` in the reasoning,
+    with one of the words behind it if there are any, or `"image_id": 1, "value":` in the list. It has two groups, the
+    number of the image in the reasoning and in the list."""
+    word = f" (?:{'|'.join(map(re.escape, words))})" if words else ""
+    items = "|".join(ITEM_NAMES.values())
+    return rf'(?:(?:{items}) ([0-9]{{1,9}}):{word}|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)'
 
 
 def write_list(items: Iterable[tuple[int | str, str]]) -> str:

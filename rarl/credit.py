@@ -28,12 +28,11 @@ import numpy as np
 
 from gor_head.numbers import read_number
 from gor_head.text import CODE_PATTERN, codes_to_numbers
-from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_KEY, STATED_ITEM, VALUE_KEY
+from rarl.answer_format import ANSWER_CLOSE, ANSWER_OPEN, before_number
 
 # In digits, without an exponent: that there is none would show two characters later only. Or in value tokens, which
 # take the blank before them along.
 _NUMBER = rf"(?: ([+-]?[0-9.]+)| ?({CODE_PATTERN}))"
-_STATED = re.compile(rf'{STATED_ITEM} ([0-9]{{1,4}}):{_NUMBER}|"{IMAGE_KEY}": ([0-9]{{1,4}}), "{VALUE_KEY}":{_NUMBER}')
 
 
 class Statement(NamedTuple):
@@ -54,9 +53,9 @@ class Statement(NamedTuple):
     listed: bool
 
 
-def find_statements(text: str, num_images: int) -> list[Statement]:
+def find_statements(text: str, num_images: int, words: Sequence[str] = ()) -> list[Statement]:
     """The numbers that an answer states, in their order: of each image the first in the reasoning, and the first in the
-    list.
+    list. Where a task has words, a number of the reasoning stands behind one.
 
     Whether a number is one of these shows in the text before it and the character after it, never later: what an answer
     goes on to say, or leaves unsaid, must not change what its tokens are credited with. So a list counts as far as it
@@ -65,11 +64,11 @@ def find_statements(text: str, num_images: int) -> list[Statement]:
     """
     found: list[Statement] = []
     seen: set[tuple[int, bool]] = set()
-    for match in _STATED.finditer(text):
-        listed = match[4] is not None
+    for match in re.finditer(before_number(words) + _NUMBER, text):
+        listed = match[2] is not None
         inside = text.rfind(ANSWER_OPEN, 0, match.start()) > text.rfind(ANSWER_CLOSE, 0, match.start())
-        image, digits = (int(match[4]), 5) if listed else (int(match[1]), 2)
-        written = digits if match[digits] is not None else digits + 1
+        image = int(match[2] if listed else match[1])
+        written = 3 if match[3] is not None else 4
         value = read_number(codes_to_numbers(match[written]))
         if value is None or listed != inside or not 1 <= image <= num_images or (image, listed) in seen:
             continue
@@ -206,7 +205,14 @@ class CreditedAnswer:
 
     @classmethod
     def of(
-        cls, ids: Sequence[int], num_images: int, worth: Worth, *, decode: Callable[[list[int]], str], most: int
+        cls,
+        ids: Sequence[int],
+        num_images: int,
+        worth: Worth,
+        *,
+        decode: Callable[[list[int]], str],
+        most: int,
+        words: Sequence[str] = (),
     ) -> "CreditedAnswer":
         """Cut an answer.
 
@@ -216,8 +222,9 @@ class CreditedAnswer:
             worth: What numbers are worth.
             decode: Token ids → text, without special tokens.
             most: The largest number of images of a prompt of the batch.
+            words: Words of the task, one of which stands before each number of the reasoning.
         """
-        statements, ends = find_statements(decode(list(ids)), num_images), token_ends(ids, decode)
+        statements, ends = find_statements(decode(list(ids)), num_images, words), token_ends(ids, decode)
         starts = np.searchsorted(ends, [each.start for each in statements], side="right")
         keys = stage_keys(statements, most)
         return cls(statements, worth.promises(statements), keys, stages(statements, ends), starts)

@@ -29,27 +29,24 @@ class Levels:
     """Equal parts of a task's range, each with a word.
 
     Args:
-        task: Gives the range.
-        words: Lowest first, at least two.
+        task: Gives the range, and the words; [`WORDS`][rarl.levels.WORDS] if it has none.
     """
 
     task: OrdinalTask
-    words: tuple[str, ...] = WORDS
 
     def __post_init__(self) -> None:
-        if len(set(self.words)) < max(2, len(self.words)):
-            raise ValueError(f"words: wanted at least 2 different ones, got {', '.join(self.words) or 'none'}.")
+        object.__setattr__(self, "task", replace(self.task, words=self.task.words or WORDS))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, lowest first."""
+        return self.task.words
 
     @property
     def centres(self) -> list[float]:
         """Middle of each part, in units of the label."""
         width = (self.task.maximum - self.task.minimum) / len(self.words)
         return [self.task.minimum + (index + 0.5) * width for index in range(len(self.words))]
-
-    def word(self, value: float) -> str:
-        """Word of the part that a value lies in."""
-        share = (value - self.task.minimum) / (self.task.maximum - self.task.minimum)
-        return self.words[min(max(int(share * len(self.words)), 0), len(self.words) - 1)]
 
     def prompt(self) -> list[dict[str, Any]]:
         """Chat messages that ask about one image."""
@@ -75,7 +72,7 @@ class LevelRows(RowTransform):
             rows["prompt"] = [self.levels.prompt() for _ in batch["prompt"]]
         if "completion" in batch:
             rows["completion"] = [
-                text_completion(self.levels.sentence(self.levels.word(value))) for [value] in batch["completion"]
+                text_completion(self.levels.sentence(self.levels.task.word(value))) for [value] in batch["completion"]
             ]
         return rows
 

@@ -11,6 +11,9 @@ point, or a point and digits only, or if some legal number goes on with it. Any 
 the end of the turn, an id that the tokenizer does not know) ends the number. Tokens that stand for single bytes of
 digits (`<0x37>` of SentencePiece) count as ends; models do not write them.
 
+Where a task has words, one of them stands before each number of a reasoning. They have a trie of their own, so that a
+number's probability can be that behind any of them.
+
 A number in value tokens is a whole code, tags included: nothing goes on with it. Legal are then the numbers that a code
 says exactly.
 """
@@ -29,7 +32,7 @@ from gor_head.numbers import read_number, write_number
 from gor_head.text import codes_to_numbers
 from gor_head.vlm.tokens import ValueTokens
 from gor_head.vocabulary import EOS, FIRST_VALUE, CoDiVocabulary
-from rarl.answer_format import IMAGE_KEY, STATED_ITEM, VALUE_KEY
+from rarl.answer_format import before_number
 from rarl.prompt import build_completion
 from rarl.task import OrdinalTask
 
@@ -40,7 +43,6 @@ END = 0
 """Column of the end of a number among the continuations of a node."""
 
 _GOES_ON = re.compile(r"[0-9]|\.[0-9]*\Z")
-_STATED = re.compile(rf'{STATED_ITEM} ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":')
 
 
 class Stated(NamedTuple):
@@ -106,7 +108,7 @@ def _sightings(tokenizer: Any, task: OrdinalTask, value: float) -> list[tuple[st
     for image_id, values in ((1, [value]), (1, [value, other]), (2, [other, value])):
         text = build_completion(values, task)
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        for match in _STATED.finditer(text):
+        for match in re.finditer(before_number(task.words), text):
             if int(match[1] or match[2]) == image_id:
                 start = match.end() + 1  # after the blank
                 stop = start + len(written)
@@ -148,6 +150,45 @@ def _number_tokens(
                 )
         tokens.append(spellings.pop())
     return tokens, with_blank
+
+
+def _word_tokens(
+    tokenizer: Any,
+    task: OrdinalTask,
+    numbers: Sequence[float],
+    tokens: Sequence[tuple[int, ...]],
+    texts: Sequence[str],
+) -> dict[str, tuple[int, ...]]:
+    """Tokens of each word that some number has: all between `Image 1:`, or the blank behind it where that is part of
+    the token before, and the first token of the number.
+
+    Raises:
+        ValueError: If a token reaches over an end of a word, or a word has other tokens elsewhere.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for number, path in zip(numbers, tokens, strict=True):
+        word = task.word(number)
+        if word in found:
+            continue
+        spellings = set()
+        for values in ([number], [number, task.minimum], [task.maximum, number]):
+            text = build_completion(values, task)
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids = encoded["input_ids"]
+            colon = text.index(f" {len(values) if values[-1] == number else 1}:") + 3
+            begin = next(place for place, (low, _) in enumerate(encoded["offset_mapping"]) if low >= colon)
+            ends = [place for place in range(begin, len(ids)) if tuple(ids[place : place + len(path)]) == path]
+            spellings.add(tuple(ids[begin : ends[0]]) if ends else ())
+        [spelling, *others] = spellings
+        said = "".join(texts[token] for token in spelling + path)
+        if others or said.lstrip(" ") != f"{word} {task.format_value(number)}" and word.isascii():
+            shown = tokenizer.convert_ids_to_tokens(ids)
+            raise ValueError(
+                f"tokenizer: wanted the same tokens of {word!r} whatever stands beside it, but {text!r} has the tokens "
+                f"{shown}."
+            )
+        found[word] = spelling
+    return found
 
 
 def coded_numbers(task: OrdinalTask, resolution: float | None = None) -> list[float]:
@@ -217,6 +258,10 @@ class NumberTrie:
         nodes: All prefixes of numbers, whole numbers among them; node 0 is `()`, where a number begins.
         branching: Indices of the M nodes with more than one continuation, ascending.
         goes_on: Whether a token goes on with a number that has begun, bool `[V]`, V the ids that the tokenizer knows.
+        words: The words of the task, one of which stands before each number of a reasoning; none if it has none.
+        openings: Token ids of the word of each number, with all between `Image 1:` and the number; empty without words.
+        word_trie: The words that the numbers have, in a trie of their own, where `with_blank` says whether these begin
+            with the blank before them; None without words.
 
     Args:
         numbers: The numbers, ascending.
@@ -225,6 +270,8 @@ class NumberTrie:
         texts: Text of each token of the tokenizer.
         with_blank: Whether `tokens` begin with the blank before the number.
         whole: Whether nothing can go on with a number, as its last token ends it.
+        words: The words of the task.
+        openings: Token ids of the word of each number.
     """
 
     def __init__(
@@ -236,10 +283,19 @@ class NumberTrie:
         *,
         with_blank: bool,
         whole: bool = False,
+        words: Sequence[str] = (),
+        openings: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self.numbers = torch.tensor(numbers, dtype=torch.float64)
         self.written, self.tokens, self.with_blank = list(written), list(tokens), with_blank
-        self._texts = texts
+        self.words, self.openings = tuple(words), list(openings)
+        self._texts, self._stated = texts, re.compile(before_number(self.words))
+        self.word_trie: NumberTrie | None = None
+        if self.openings:
+            said = list(dict.fromkeys(self.openings))
+            blank = texts[said[0][0]].startswith(" ")
+            spelt = ["".join(texts[token] for token in path) for path in said]
+            self.word_trie = NumberTrie(range(len(said)), spelt, said, texts, with_blank=blank)
         self._number_of = {path: index for index, path in enumerate(self.tokens)}
         continuations: dict[tuple[int, ...], list[int]] = {}
         for path in self.tokens:
@@ -255,7 +311,7 @@ class NumberTrie:
         ends = {node: node in self._number_of for node in self.nodes}
         self.branching = [index for index, node in enumerate(self.nodes) if len(continuations[node]) + ends[node] > 1]
         prefixes = self.prefixes
-        width = 1 + max(len(continuations[prefix]) for prefix in prefixes)
+        width = 1 + max((len(continuations[prefix]) for prefix in prefixes), default=0)
         # Column 0 is the end, the others are tokens; `-1` where there is no such continuation.
         self._choices = torch.full((len(prefixes), width), -1)
         for row, prefix in enumerate(prefixes):
@@ -287,13 +343,25 @@ class NumberTrie:
             codes = task.codi_vocabulary
             numbers = coded_numbers(task, resolution)
             paths = code_tokens(tokenizer, codes, numbers)
-            written = [task.format_value(each) for each in numbers]
             # A code takes the blank before it along, but for those of early adapters.
-            alone, behind = tokenizer([written[0], f" {written[0]}"], add_special_tokens=False)["input_ids"]
-            return cls(numbers, written, paths, texts, with_blank=len(alone) == len(behind), whole=True)
-        numbers = legal_numbers(task, resolution)
-        tokens, with_blank = _number_tokens(tokenizer, task, numbers, texts)
-        return cls(numbers, [task.format_value(number) for number in numbers], tokens, texts, with_blank=with_blank)
+            first = task.format_value(numbers[0])
+            alone, behind = tokenizer([first, f" {first}"], add_special_tokens=False)["input_ids"]
+            with_blank = len(alone) == len(behind)
+        else:
+            numbers = legal_numbers(task, resolution)
+            paths, with_blank = _number_tokens(tokenizer, task, numbers, texts)
+        written = [task.format_value(number) for number in numbers]
+        said = _word_tokens(tokenizer, task, numbers, paths, texts) if task.words else {}
+        return cls(
+            numbers,
+            written,
+            paths,
+            texts,
+            with_blank=with_blank,
+            whole=task.vocabulary is not None,
+            words=task.words,
+            openings=[said[task.word(number)] for number in numbers] if said else (),
+        )
 
     @property
     def prefixes(self) -> list[tuple[int, ...]]:
@@ -318,7 +386,7 @@ class NumberTrie:
                     column = column_of[prefix][path[length]] if length < len(path) else END
                     steps.append(row_of[prefix] * width + column)
             paths.append(steps)
-        longest = max(map(len, paths))
+        longest = max(map(len, paths), default=0)
         return torch.tensor([steps + [none] * (longest - len(steps)) for steps in paths])
 
     def log_probs(self, logits: Tensor) -> Tensor:
@@ -363,7 +431,7 @@ class NumberTrie:
     def find(self, ids: Sequence[int]) -> list[Stated]:
         """The legal numbers that an answer states of images, in the order in which they stand.
 
-        A number stands after `Image 1: ` (in the reasoning) or `"image_id": 1, "value": ` (in the list). What stands
+        A number stands after `Image 1: ` (in the reasoning, and after a word, if the task has words) or `"image_id": 1, "value": ` (in the list). What stands
         there and is no legal number in its usual tokens is left out. The time is linear in the number of ids.
 
         Args:
@@ -379,7 +447,7 @@ class NumberTrie:
             length += len(piece)
         text = "".join(pieces)
         found = []
-        for match in _STATED.finditer(text):
+        for match in self._stated.finditer(text):
             begin = match.end()
             if not self.with_blank:
                 begin += text[begin : begin + 1] == " "

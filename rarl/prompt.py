@@ -72,13 +72,18 @@ def build_text_prompt(task: OrdinalTask, texts: Sequence[str]) -> list[dict[str,
     """
     if not texts:
         raise ValueError("A prompt needs at least one text, got none.")
-    example = write_completion("Text 1: value, ...", write_list([("number", "value")])[:-1] + ", ...]")
+    example = write_completion(_example(task), write_list([("number", "value")])[:-1] + ", ...]")
     instruction = TEXT_INSTRUCTION.format(rule=task.rule, value_range=task.value_range, completion=example)
     messages = [{"role": "system", "content": instruction}]
     for text, value in task.shots:
         messages.append({"role": "user", "content": _numbered([text])})
         messages.append({"role": "assistant", "content": build_completion([value], task)})
     return [*messages, {"role": "user", "content": _numbered(texts)}]
+
+
+def _example(task: OrdinalTask) -> str:
+    """How a reasoning goes, for the instruction."""
+    return f"{ITEM_NAMES[task.kind]} 1: {'/'.join(task.words)}{' ' * bool(task.words)}value, ..."
 
 
 def _numbered(texts: Sequence[str]) -> str:
@@ -101,6 +106,8 @@ def build_prompt(task: OrdinalTask, num_images: int) -> list[dict[str, Any]]:
     for image_id in range(1, num_images + 1):
         blocks += [_text(f"{ITEM_NAMES['image']} {image_id}: "), {"type": "image", "text": None}]
     instruction = INSTRUCTION.format(rule=task.rule, list_in_words=LIST_IN_WORDS, value_range=task.value_range)
+    if task.words:
+        instruction += f" Reason in this form: {_example(task)}"
     blocks.append(_text(instruction))
     return [{"role": "system", "content": [_text(SYSTEM_PROMPT)]}, {"role": "user", "content": blocks}]
 
@@ -113,17 +120,22 @@ def answer_list(values: Sequence[float], task: OrdinalTask) -> str:
 
 def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
     """A reasoning text that names the value of each image or text in prompt order, so that a model that writes it sorts
-    what it wrote: `"Image 1: 30, Image 2: 4"`."""
+    what it wrote: `"Image 1: 30, Image 2: 4"`; each behind its word, if the task has words."""
     name = ITEM_NAMES[task.kind]
-    return ", ".join(f"{name} {index + 1}: {task.format_value(value)}" for index, value in enumerate(values))
+    said = [f"{task.word(value)} " if task.words else "" for value in values]
+    return ", ".join(
+        f"{name} {number}: {word}{task.format_value(value)}"
+        for number, (word, value) in enumerate(zip(said, values, strict=True), start=1)
+    )
 
 
 def number_contexts(task: OrdinalTask) -> list[tuple[str, str]]:
     """What stands before and behind a number in perfect answers, alone and before another one: in the reasoning, and in
     the list."""
     other, place, name = write_number(task.minimum), "\0", ITEM_NAMES[task.kind]
-    alone = write_completion(f"{name} 1: {place}", write_list([(1, place)]))
-    two = write_completion(f"{name} 1: {place}, {name} 2: {other}", write_list([(1, place), (2, other)]))
+    word = f"{task.words[0]} " if task.words else ""
+    alone = write_completion(f"{name} 1: {word}{place}", write_list([(1, place)]))
+    two = write_completion(f"{name} 1: {word}{place}, {name} 2: {word}{other}", write_list([(1, place), (2, other)]))
     found = [(text[: at.start()], text[at.end() :]) for text in (alone, two) for at in re.finditer(place, text)]
     return [(before.replace(place, other), behind.replace(place, other)) for before, behind in found]
 

@@ -6,6 +6,7 @@ A task is the one object that prompts, rewards, data sources and evaluation shar
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +17,10 @@ from gor_head.numbers import write_number
 from gor_head.text import write_value
 from gor_head.vocabulary import CoDiVocabulary
 from rarl.answer_format import Kind
+
+
+_WORD = re.compile(r"""[^\s\d<>,:."'+\\/-]+""")
+"""What can stand between "Image 1: " and a number, and be told from it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,15 @@ class OrdinalTask:
             digits. See [`OrdinalTask.with_vocabulary`][rarl.task.OrdinalTask.with_vocabulary].
         kind: `"image"` or `"text"`: what is judged.
         shots: Solved examples that every prompt shows first, each a text and its value; of texts only.
+        words: Words of a verbal rating scale, lowest first, each for an equal part of the range. If there are any, the
+            reasoning says that of a value before it, as in "Text 1: positive 7.3", so that a model can say what it
+            knows before it says how much.
 
     Raises:
         ValueError: If the kind is unknown, there are examples of images or with values out of range, the range is
-            empty, not finite, or of whole numbers that floats cannot hold, or the tolerance is not positive; or if the
-            vocabulary has another resolution, an offset, or no codes up to the maximum.
+            empty, not finite, or of whole numbers that floats cannot hold, or the tolerance is not positive; if the
+            words are not at least two different ones without blanks, digits and signs; or if the vocabulary has another
+            resolution, an offset, or no codes up to the maximum.
 
     Example:
 
@@ -61,6 +70,7 @@ class OrdinalTask:
     vocabulary: dict[str, Any] | None = field(default=None, repr=False, hash=False)
     kind: Kind = "image"
     shots: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or not self.rule:
@@ -89,6 +99,13 @@ class OrdinalTask:
             raise ValueError(f"Task {self.name!r}: shots: solved examples are texts, but it judges {self.kind}s.")
         shots = tuple((str(text), self.check_value(value, f"Task {self.name!r}, shots")) for text, value in self.shots)
         object.__setattr__(self, "shots", shots)  # JSON has lists
+        object.__setattr__(self, "words", tuple(self.words))
+        wrong = [word for word in self.words if not (isinstance(word, str) and _WORD.fullmatch(word))]
+        if wrong or len(set(self.words)) == 1 or len(set(self.words)) < len(self.words):
+            raise ValueError(
+                f"Task {self.name!r}: words: wanted none, or at least 2 different ones, each without blanks, digits and "
+                f"signs, got {', '.join(map(repr, self.words))}."
+            )
 
     def with_vocabulary(self, vocabulary: "CoDiVocabulary") -> "OrdinalTask":
         """The same task, its numbers written in the value tokens of a vocabulary."""
@@ -138,6 +155,17 @@ class OrdinalTask:
         if self.integer:
             return str(int(round(value)))
         return write_number(value)
+
+    def word(self, value: float) -> str:
+        """The word of a value, that of the part of the range in which it lies; an end of two parts is in the higher.
+
+        Raises:
+            ValueError: If the task has no words.
+        """
+        if not self.words:
+            raise ValueError(f"Task {self.name!r} has no words.")
+        share = (value - self.minimum) / (self.maximum - self.minimum)
+        return self.words[min(max(int(share * len(self.words)), 0), len(self.words) - 1)]
 
     def check_value(self, value: float, where: str = "value") -> float:
         """Return `value` as a float.

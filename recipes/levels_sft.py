@@ -6,12 +6,11 @@ accelerate launch recipes/levels_sft.py --folder photos --source folder --csv la
 Images are rated one by one, so `num_images` is 1; test prompts of several images are ordered by their ratings.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
-from rarl.levels import WORDS, LevelRows, Levels, evaluate_levels
+from rarl.levels import LevelRows, Levels, evaluate_levels
 from rarl.models import resolve_model
 from rarl.recipe import (
     check_lengths,
@@ -26,18 +25,9 @@ from rarl.recipe import (
 )
 
 
-@dataclass
-class LevelsSFTConfig(SFTConfig):
-    """TRL's `SFTConfig`, and the words."""
-
-    words: list[str] = field(default_factory=lambda: list(WORDS), metadata={"help": "Levels, lowest first."})
-
-
 def main() -> None:
     with setting_up():
-        training_args, arguments, model_args = parse(
-            LevelsSFTConfig, Path(__file__).parent / "configs/levels_sft_tiny.yaml"
-        )
+        training_args, arguments, model_args = parse(SFTConfig, Path(__file__).parent / "configs/levels_sft_tiny.yaml")
         if arguments.num_images != [1]:
             raise ValueError(f"num_images: images are rated one by one; wanted 1, got {arguments.num_images}.")
         for name in ("gor_vocabulary", "eval_max_new_tokens", "eval_interval"):
@@ -50,7 +40,7 @@ def main() -> None:
             raise ValueError(
                 f"task: images are rated in words, and {task.name!r} judges {task.kind}s; wanted one of images."
             )
-        levels = Levels(task, tuple(training_args.words))
+        levels = Levels(task)
         data.train.set_transform(LevelRows(data.source, levels))
         processor = load_processor(path, task, arguments.adapter)
         training_args.max_length = None  # truncation would cut image tokens

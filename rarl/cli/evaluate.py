@@ -1,5 +1,6 @@
 """`rarl evaluate`: score a model on held-out images or texts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ def evaluate(
     value_column: Annotated[str | None, typer.Option(help="Column of the values; 'value' if not given.")] = None,
     votes_column: Annotated[str | None, typer.Option(help="Column of votes, lists, instead of values.")] = None,
     shots: Annotated[int, typer.Option(min=0, help="Solved examples that every prompt shows first; texts only.")] = 0,
+    words: Annotated[
+        list[str] | None,
+        typer.Option(help="Words that the reasoning says before values, lowest first; give it once for each."),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Number of images of a source that makes them; 1000 built-in ones if not given.")
     ] = None,
@@ -94,6 +99,8 @@ def evaluate(
         table_split=table_split,
     )
     chosen_decode(decode, items.task)
+    if words:
+        items = items.with_task(replace(items.task, words=tuple(words)))
     items = with_shots(items, shots, split_seed)
     datasets, median = heldout_prompts(
         items, split, num_images, num_prompts=num_prompts, min_gap=min_gap, seed=split_seed

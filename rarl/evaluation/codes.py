@@ -99,7 +99,7 @@ def sorted_by_reasoning(text: str, num_images: int, task: OrdinalTask) -> str:
     """
     if not parse_answer(text, num_images).readable:
         return text
-    stated = {each.image: each.value for each in find_statements(text, num_images) if not each.listed}
+    stated = {each.image: each.value for each in find_statements(text, num_images, task.words) if not each.listed}
     if not all(image in stated for image in range(1, num_images + 1)):
         return text
     # In digits, as they were said: not every number that may be written has a code.

@@ -7,7 +7,8 @@ the one to compare with: its answers are written as those of the others. `sample
 the distribution: the median of several sampled answers, of the values in their lists.
 
 An answer states numbers in its reasoning, or, where this has none, in its list; these are the ones that are chosen,
-the first of each image. Once every image has one, the rest of the answer follows from them and is not generated:
+the first of each image. Where a task has words before the numbers of a reasoning, a number's probability is that behind
+any of them, summed, and the chosen one is written behind its own. Once every image has one, the rest of the answer follows from them and is not generated:
 the answer is the [`build_completion`][rarl.prompt.build_completion] of the chosen values, in digits. Where one is
 missing at the end, the answer stays as it was generated.
 
@@ -18,7 +19,7 @@ Value tokens go through the same, as codes are numbers in a trie. Their medians 
 import copy
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from gor_head.numbers import show_number
 from rarl.answer import parse_answer
-from rarl.answer_format import IMAGE_KEY, STATED_ITEM, VALUE_KEY, write_completion, write_list
+from rarl.answer_format import before_number, write_completion, write_list
 from rarl.evaluation.generate import checked_inputs, greedy_config, in_batches, reset_rope_deltas
 from rarl.inputs import num_items
 from rarl.number_trie import NumberTrie
@@ -44,7 +45,7 @@ PAIRS = 64
 ROUNDING = 1e-6
 """By how much a cumulative probability may miss one half and count as reaching it: sums of float32."""
 
-_BEGINS = re.compile(rf'(?:{STATED_ITEM} ([0-9]{{1,9}}):|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)( ?)\Z')
+_BEGINS = re.compile(before_number() + r"( ?)\Z")
 _TAIL = 48  # tokens; more than a beginning has characters
 
 Choose = Callable[[Tensor, Tensor], tuple[int, float]]
@@ -133,12 +134,13 @@ class NumberLogits(LogitsProcessor):
         images = [self._begun(row, tail) for row, tail in enumerate(tails)]
         begun = [row for row, image in enumerate(images) if image is not None]
         if begun:
-            for row, log_probs in zip(begun, self._log_probs(input_ids, scores, begun), strict=True):
+            for row, log_probs in self._log_probs(input_ids, scores, begun):
                 number, value = self.choose(log_probs, self.trie.numbers)
                 self.values[row][images[row] or 0] = value
                 self.written[row][images[row] or 0] = float(self.trie.numbers[number])
                 complete = len(self.values[row]) == self.num_images[row]
-                self._to_write[row] = [*self.trie.tokens[number], *[self.end] * complete]
+                word = self.trie.openings[number] if self._worded(row) else ()
+                self._to_write[row] = [*word, *self.trie.tokens[number], *[self.end] * complete]
         writing = [row for row, tokens in enumerate(self._to_write) if tokens]
         if not writing:
             return scores
@@ -151,9 +153,12 @@ class NumberLogits(LogitsProcessor):
     def _begun(self, row: int, tail: Sequence[int]) -> int | None:
         """The image whose number is to be chosen after the last ids of a row; `None` if there is none."""
         match = None if self._to_write[row] else _BEGINS.search(self.trie.text(tail))
-        if match is None or bool(match[3]) == self.trie.with_blank:
+        if match is None:
             return None
         in_list = match[1] is None
+        first = self.trie if in_list or self.trie.word_trie is None else self.trie.word_trie
+        if bool(match[3]) == first.with_blank:
+            return None
         if in_list != self._in_list[row] and self.values[row]:
             return None  # the list repeats what the reasoning has stated
         image = int(match[1] or match[2])
@@ -162,13 +167,33 @@ class NumberLogits(LogitsProcessor):
         self._in_list[row] = in_list
         return image
 
-    def _log_probs(self, ids: Tensor, scores: Tensor, rows: list[int]) -> Tensor:
-        """Log-probabilities of the numbers that may begin after `ids` in some of the rows, `[r, K]`."""
-        prefixes = self.trie.prefixes
+    def _worded(self, row: int) -> bool:
+        """Whether the numbers of a row that are chosen now stand behind words."""
+        return self.trie.word_trie is not None and not self._in_list[row]
+
+    def _log_probs(self, ids: Tensor, scores: Tensor, rows: list[int]) -> Iterator[tuple[int, Tensor]]:
+        """Some of the rows, and the log-probabilities of the numbers that may begin after their `ids`, `[K]`."""
+        plain = [row for row in rows if not self._worded(row)]
+        if plain:
+            yield from zip(plain, self._distribution(self.trie, ids, scores, plain), strict=True)
+        worded = [row for row in rows if self._worded(row)]
+        if worded and self.trie.word_trie is not None:
+            words = self._distribution(self.trie.word_trie, ids, scores, worded)
+            paths = self.trie.word_trie.tokens
+            behind = torch.stack([self._distribution(self.trie, ids, scores, worded, path) for path in paths], dim=1)
+            yield from zip(worded, (words[..., None] + behind).logsumexp(dim=1), strict=True)
+
+    def _distribution(
+        self, trie: NumberTrie, ids: Tensor, scores: Tensor, rows: list[int], word: tuple[int, ...] = ()
+    ) -> Tensor:
+        """Log-probabilities of what a trie has, after `ids` of rows and a word, `[r, K]`."""
+        prefixes = trie.prefixes
+        if not prefixes:  # there is one word only
+            return scores.new_zeros(len(rows), 1)
         logits = scores.new_empty(len(rows), len(prefixes), scores.shape[1])
         chosen = torch.tensor(rows, device=ids.device)
         column = 0
-        for length, group in groupby(prefixes, len):
+        for length, group in groupby([(*word, *prefix) for prefix in prefixes], len):
             paths = list(group)
             found = scores[chosen]
             if length:
@@ -176,7 +201,7 @@ class NumberLogits(LogitsProcessor):
                 found = self._after(ids, chosen.repeat_interleave(len(paths)), following.repeat(len(rows), 1))
             logits[:, column : column + len(paths)] = found.reshape(len(rows), len(paths), -1)
             column += len(paths)
-        return self.trie.log_probs(logits)
+        return trie.log_probs(logits)
 
     def _after(self, ids: Tensor, rows: Tensor, following: Tensor) -> Tensor:
         """Logits `[m, V]` after the ids of rows `[m]` and what follows each, `[m, l]`."""

@@ -70,6 +70,10 @@ class RecipeArguments:
             "help": f"One-image metric: {', '.join(name for name, metric in METRICS.items() if metric.of_tasks)}."
         },
     )
+    task_words: list[str] | None = field(
+        default=None,
+        metadata={"help": "Words of a verbal scale, lowest first; the reasoning says one before each value."},
+    )
     num_images: list[int] = field(
         default_factory=lambda: [1], metadata={"help": "Numbers of images or texts in a prompt."}
     )
@@ -193,7 +197,7 @@ class RecipeArguments:
             name = SOURCES[self.source].task
         changes = {
             key: value
-            for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric")
+            for key in ("rule", "minimum", "maximum", "tolerance", "integer", "metric", "words")
             if (value := getattr(self, f"task_{key}")) is not None
         }
         if not changes:

@@ -238,7 +238,7 @@ class RARLTrainer(SharedPrefixTrainer):
             tokens = ids[mask.bool()].tolist()
             task = get_task(row["task"])
             worth = Worth(row["values"], task.tolerance, *self._credit_weights)
-            answer = CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most)
+            answer = CreditedAnswer.of(tokens, len(row["values"]), worth, decode=decode, most=most, words=task.words)
             answers.append(answer if exact is None else exact.take_over(answer, tokens, worth, task))
         if exact is not None:
             places, gains = exact.table(answers, scales[start : start + len(rows)])
