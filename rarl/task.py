@@ -18,7 +18,6 @@ from gor_head.text import write_value
 from gor_head.vocabulary import CoDiVocabulary
 from rarl.answer_format import Kind
 
-
 _WORD = re.compile(r"""[^\s\d<>,:."'+\\/-]+""")
 """What can stand between "Image 1: " and a number, and be told from it."""
 
@@ -103,8 +102,8 @@ class OrdinalTask:
         wrong = [word for word in self.words if not (isinstance(word, str) and _WORD.fullmatch(word))]
         if wrong or len(set(self.words)) == 1 or len(set(self.words)) < len(self.words):
             raise ValueError(
-                f"Task {self.name!r}: words: wanted none, or at least 2 different ones, each without blanks, digits and "
-                f"signs, got {', '.join(map(repr, self.words))}."
+                f"Task {self.name!r}: words: wanted none, or at least 2 different ones, each without blanks, digits "
+                f"and signs, got {', '.join(map(repr, self.words))}."
             )
 
     def with_vocabulary(self, vocabulary: "CoDiVocabulary") -> "OrdinalTask":

@@ -8,9 +8,9 @@ the distribution: the median of several sampled answers, of the values in their 
 
 An answer states numbers in its reasoning, or, where this has none, in its list; these are the ones that are chosen,
 the first of each image. Where a task has words before the numbers of a reasoning, a number's probability is that behind
-any of them, summed, and the chosen one is written behind its own. Once every image has one, the rest of the answer follows from them and is not generated:
-the answer is the [`build_completion`][rarl.prompt.build_completion] of the chosen values, in digits. Where one is
-missing at the end, the answer stays as it was generated.
+any of them, summed, and the chosen one is written behind its own. Once every image has a number, the rest of the answer
+follows from them and is not generated: the answer is the [`build_completion`][rarl.prompt.build_completion] of the
+chosen values, in digits. Where one is missing at the end, the answer stays as it was generated.
 
 Value tokens go through the same, as codes are numbers in a trie. Their medians come faster as the model writes, see
 [`QuantileLogits`][gor_head.vlm.logits.QuantileLogits].
