@@ -432,7 +432,8 @@ class NumberTrie:
         """The legal numbers that an answer states of images, in the order in which they stand.
 
         A number stands after `Image 1: ` (in the reasoning; if the task has words, one of them stands between) or
-        `"image_id": 1, "value": ` (in the list). What stands there and is no legal number in its usual tokens is left out. The time is linear in the number of ids.
+        `"image_id": 1, "value": ` (in the list). What stands there and is no legal number in its usual tokens is left
+        out. The time is linear in the number of ids.
 
         Args:
             ids: Token ids of the answer, `[t]`.
