@@ -53,7 +53,7 @@ BOTH_STAGES = ("rarl_stage1", "rarl_stage2")
 
 DIGIT_ROWS: dict[str, Row] = {
     "cold_start": Row("cold start"),
-    "few_shot": Row("few-shot", flags=("--shots", "4")),
+    "few_shot": Row("few-shot", flags=("--shots", "2")),
     "sft": Row("SFT", "sft"),
     "sft_all": Row("SFT, all prompts", "sft", prompts_of=("sft", "rarl_stage2")),
     "sft_sampled": Row("SFT, median of 15 samples", start="sft", decode="sampled_median"),
