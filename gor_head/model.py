@@ -143,6 +143,8 @@ class GoRConfig(PretrainedConfig):
         huber_delta: δ, in units of `huber_scale`.
         huber_scale: Unit of the Huber loss's error, in label units (paper: 1). A standard deviation of the labels makes
             λ mean the same for grades and for spendings in cents.
+        logit_temperature: What logits are divided by, above 0: fitted after training, see
+            [`fit_temperature`][gor_head.training.temperature.fit_temperature].
     """
 
     model_type = "gor"
@@ -163,6 +165,7 @@ class GoRConfig(PretrainedConfig):
         huber_of: losses.HuberOf = "expectation",
         huber_delta: float = 1.0,
         huber_scale: float = 1.0,
+        logit_temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self.vocabulary = vocabulary
@@ -178,6 +181,7 @@ class GoRConfig(PretrainedConfig):
         self.huber_of = huber_of
         self.huber_delta = huber_delta
         self.huber_scale = huber_scale
+        self.logit_temperature = logit_temperature
         super().__init__(**kwargs)
 
 
@@ -278,6 +282,7 @@ class GoRModel(OrdinalModel):
         """Hidden states `[…, width]` and legal tokens `[…, V]` → log-probabilities `[…, V]`, in float32 at least."""
         logits = self.output(hidden)
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        logits = logits / self.config.logit_temperature
         return logits.masked_fill(~legal, ILLEGAL).log_softmax(dim=-1)
 
     def legal(self, codes: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
                     rows |= self._targets(y[index])
                 if weight is not None:
                     rows["sample_weight"] = torch.from_numpy(weight[index])
-                splits[name] = Rows(rows)
+                splits[name] = self._rows(rows) if name == "train" else Rows(rows)
             self.model_ = self._model()
             directory = str(self.output_dir or scratch)
             trainer = self._train(splits["train"], splits["validation"], self.max_steps, directory)
@@ -183,6 +183,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
             check_whole(self, "eval_steps")
         check_real(self, lambda value: 0 <= value < 1, "a number from 0 to below 1", "validation_fraction", "dropout")
         check_real(self, lambda value: 0 < value < math.inf, "a positive number", "learning_rate")
+        check_real(self, lambda value: 0 <= value < math.inf, "a number from 0 on", "weight_decay")
 
     @abstractmethod
     def _prepare(self, y: NDArray[Any]) -> None:
@@ -195,6 +196,10 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
     def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
         """Columns that the loss wants of training rows beside the labels."""
         return {}
+
+    def _rows(self, columns: dict[str, Tensor]) -> Rows:
+        """Training rows."""
+        return Rows(columns)
 
     @abstractmethod
     def _number(self, model: Any, memory: Tensor) -> Tensor:
@@ -275,7 +280,7 @@ class OrdinalRegressor(RegressorMixin, BaseEstimator, ABC):
             "max_steps": steps,
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant",
-            "weight_decay": 0.0,
+            "weight_decay": self.weight_decay,
             "max_grad_norm": 1.0,
             "eval_strategy": "steps" if stopping else "no",
             "eval_steps": every,

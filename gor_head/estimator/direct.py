@@ -20,7 +20,7 @@ class DirectRegressor(OrdinalRegressor):
 
     Args:
         head: Name in `gor_head.heads.HEADS`.
-        encoder, dropout, learning_rate, batch_size, max_steps, eval_steps, patience, validation_fraction,
+        encoder, dropout, learning_rate, weight_decay, batch_size, max_steps, eval_steps, patience, validation_fraction,
         predict_batch_size, output_dir, random_state, verbose: The arguments of the same names of
             [`GoRRegressor`][gor_head.estimator.gor.GoRRegressor].
 
@@ -38,6 +38,7 @@ class DirectRegressor(OrdinalRegressor):
         encoder: dict[str, Any] | None = None,
         dropout: float = 0.1,
         learning_rate: float = 5e-4,
+        weight_decay: float = 0.0,
         batch_size: int = 1024,
         max_steps: int = 5000,
         eval_steps: int | None = None,
@@ -52,6 +53,7 @@ class DirectRegressor(OrdinalRegressor):
         self.encoder = encoder
         self.dropout = dropout
         self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.max_steps = max_steps
         self.eval_steps = eval_steps

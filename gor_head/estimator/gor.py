@@ -27,9 +27,10 @@ from gor_head.heads.base import location_and_scale
 from gor_head.losses import HuberOf
 from gor_head.model import GoRConfig, GoRModel
 from gor_head.training import STRATEGIES
-from gor_head.training.data import Rows
+from gor_head.training.data import Rows, SmoothedRows
 from gor_head.training.dpo import DPO, PreferenceStatistics, preference_rows
 from gor_head.training.grpo import GRPO
+from gor_head.training.temperature import fit_temperature
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import EOS, CoDiVocabulary
 
@@ -57,7 +58,11 @@ class GoRRegressor(OrdinalRegressor):
             [`gor_head.model.GoRConfig`][gor_head.model.GoRConfig]. `huber_scale="std"` counts its errors in standard
             deviations of the training labels. The paper has λ 10 in label units, which drowns the likelihood where
             labels are large, and with it the quantiles.
+        smoothing: Standard deviation of a normal distribution around each label, in those of the training labels, from
+            which the number whose code is learned is drawn anew each time: label smoothing over neighbours. 0 for none.
+        calibrate: Whether to fit a temperature on the rows held out, after training.
         learning_rate: Learning rate of Adam (paper: 5e-4).
+        weight_decay: Weight decay of AdamW.
         batch_size: Rows per step, at most the training rows (paper: 1024 for tables).
         max_steps: The largest number of optimiser steps.
         eval_steps: Steps between looks at the validation rows; None: an epoch, or 25 if that is more.
@@ -112,7 +117,10 @@ class GoRRegressor(OrdinalRegressor):
         huber_of: HuberOf = "expectation",
         huber_delta: float = 1.0,
         huber_scale: float | Literal["std"] = "std",
+        smoothing: float = 0.0,
+        calibrate: bool = False,
         learning_rate: float = 5e-4,
+        weight_decay: float = 0.0,
         batch_size: int = 1024,
         max_steps: int = 5000,
         eval_steps: int | None = None,
@@ -139,7 +147,10 @@ class GoRRegressor(OrdinalRegressor):
         self.huber_of = huber_of
         self.huber_delta = huber_delta
         self.huber_scale = huber_scale
+        self.smoothing = smoothing
+        self.calibrate = calibrate
         self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
         self.batch_size = batch_size
         self.max_steps = max_steps
         self.eval_steps = eval_steps
@@ -215,18 +226,30 @@ class GoRRegressor(OrdinalRegressor):
         if not (isinstance(self.huber_scale, str) and self.huber_scale == "std"):
             check_real(self, lambda value: 0 < value < math.inf, "'std' or a positive number", "huber_scale")
         check_real(self, lambda value: 0 < value < math.inf, "a positive number", "huber_delta")
-        check_real(self, lambda value: 0 <= value < math.inf, "a number from 0 on", "nll_weight", "huber_weight")
+        check_real(
+            self, lambda value: 0 <= value < math.inf, "a number from 0 on", "nll_weight", "huber_weight", "smoothing"
+        )
+        if not isinstance(self.calibrate, bool):
+            raise ValueError(f"calibrate: wanted true or false, got {self.calibrate!r}.")
+        if self.calibrate and not self.validation_fraction:
+            raise ValueError("calibrate: a temperature is fitted on rows held out; wanted validation_fraction above 0.")
         check_whole(self, "width", "layers", "heads", "finetune_steps")
 
     def _prepare(self, y: NDArray[Any]) -> None:
         given = self.vocabulary
         # A copy counts the labels that it clips; what was given stays as it was.
-        spread = location_and_scale(y.astype(np.float64))[1]
+        self._spread = spread = location_and_scale(y.astype(np.float64))[1]
         self._scale = spread if self.huber_scale == "std" else float(self.huber_scale)
         self._fitted = copy(given) if isinstance(given, CoDiVocabulary) else CoDiVocabulary.fit(y, **(given or {}))
 
     def _targets(self, y: NDArray[Any]) -> dict[str, Tensor]:
         return {"codes": torch.from_numpy(self._fitted.encode(y))}
+
+    def _rows(self, columns: dict[str, Tensor]) -> Rows:
+        if not self.smoothing:
+            return super()._rows(columns)
+        vocabulary = copy(self._fitted)  # it counts what it clips
+        return SmoothedRows(columns, vocabulary.encode, self.smoothing * self._spread)
 
     def _model(self) -> GoRModel:
         settings = {
@@ -246,8 +269,25 @@ class GoRRegressor(OrdinalRegressor):
         return GoRModel(GoRConfig(self._fitted.to_dict(), **as_json(settings)))
 
     def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
-        if self.finetune is None:
-            return
+        if self.finetune is not None:
+            self._tune(trainer, train, validation, directory)
+        if self.calibrate and len(validation):
+            self._fit_temperature(validation)
+        elif self.calibrate:
+            warnings.warn("calibrate: too few rows to hold some out; the temperature stays 1.", stacklevel=3)
+
+    @torch.no_grad()
+    def _fit_temperature(self, rows: Rows) -> None:
+        self.model_.eval()
+        columns = {name: column for name, column in rows.columns.items() if name not in ("labels", "sample_weight")}
+        memory = [
+            self.model_.encoder(**{name: column[part].to(self.model_.device) for name, column in columns.items()})
+            for part in torch.arange(len(rows)).split(self.predict_batch_size)
+        ]
+        codes = torch.from_numpy(copy(self._fitted).encode(rows.columns["labels"].numpy())).long()
+        fit_temperature(self.model_, torch.cat(memory), codes.to(self.model_.device))
+
+    def _tune(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         supervised = self.model_.strategy
         before = {name: weight.clone() for name, weight in self.model_.state_dict().items()}
         self.model_.eval()

@@ -1,10 +1,11 @@
 """Rows for the trainer: columns of tensors, taken a batch at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,6 +35,34 @@ class Rows(Dataset[dict[str, Tensor]]):
     def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         return {name: column[index] for name, column in self.columns.items()}
+
+
+class SmoothedRows(Rows):
+    """Rows whose codes are those of a neighbour of the label, drawn anew each time that a row is taken: of a normal
+    distribution around it, within the range of all labels.
+
+    The expectation of their likelihood is the cross entropy with that distribution: label smoothing in which near
+    numbers have more weight than far ones, for any vocabulary. The labels stay as they are.
+
+    Args:
+        columns: As for [`Rows`][gor_head.training.data.Rows], with `labels`.
+        encode: Labels, float64 `[n]` → codes `[n, T]`.
+        deviation: Standard deviation of the distribution, in label units.
+    """
+
+    def __init__(
+        self, columns: dict[str, Tensor], encode: Callable[[NDArray[np.float64]], NDArray[Any]], deviation: float
+    ) -> None:
+        super().__init__(columns)
+        self.encode, self.deviation = encode, deviation
+        self.lowest, self.highest = (float(end) for end in columns["labels"].aminmax())
+
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        batch = super().__getitems__(rows)
+        labels = batch["labels"]
+        drawn = labels + self.deviation * torch.randn(len(labels), dtype=torch.float64)
+        codes = self.encode(drawn.clamp(self.lowest, self.highest).numpy())
+        return batch | {"codes": torch.from_numpy(codes)}
 
 
 def collate(batch: Any) -> dict[str, Tensor]:

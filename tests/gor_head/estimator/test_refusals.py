@@ -109,6 +109,7 @@ def test_settings_of_gor_that_cannot_be(settings: dict[str, Any], message: str) 
         ({"eval_steps": 0}, "eval_steps: wanted a whole number from 1, got 0"),
         ({"learning_rate": 0}, "learning_rate: wanted a positive number, got 0"),
         ({"learning_rate": "fast"}, "learning_rate: wanted a positive number, got 'fast'"),
+        ({"weight_decay": -1}, "weight_decay: wanted a number from 0 on, got -1"),
         ({"encoder": "conv"}, "encoder: wanted a dict of arguments, or None, got 'conv'"),
         (
             {"encoder": {"kind": "rnn"}},
