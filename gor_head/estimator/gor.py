@@ -270,7 +270,7 @@ class GoRRegressor(OrdinalRegressor):
 
     def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         if self.finetune is not None:
-            self._tune(trainer, train, validation, directory)
+            self._tune(trainer, train, validation, str(Path(directory) / self.finetune))
         if self.calibrate and len(validation):
             self._fit_temperature(validation)
         elif self.calibrate:
@@ -302,7 +302,7 @@ class GoRRegressor(OrdinalRegressor):
             self.model_.strategy = DPO()
         else:
             self.model_.strategy = GRPO()
-        tuned = self._train(rows, validation, self.finetune_steps, str(Path(directory) / self.finetune))
+        tuned = self._train(rows, validation, self.finetune_steps, directory)
         self.model_.strategy = supervised
         mae, tuned_mae = trainer.state.best_metric, tuned.state.best_metric
         if mae is not None and tuned_mae is not None and tuned_mae >= mae:
