@@ -262,4 +262,4 @@ register_task(OrdinalTask("count", "number of objects", 0, 10, tolerance=3, inte
 register_task(OrdinalTask("aesthetics", "aesthetic quality", 1, 10, tolerance=1.5, metric="srcc"))
 register_task(OrdinalTask("brightness", "brightness of the disc", 0, 1, tolerance=0.2, metric="mae"))
 register_task(OrdinalTask("area", "area of the disc in pixels", 4, 2000, tolerance=400, integer=True, metric="mae"))
-register_task(OrdinalTask("sentiment", "positive sentiment", 0, 10, tolerance=5, metric="srcc", kind="text"))
+register_task(OrdinalTask("sentiment", "positive sentiment", 0, 10, tolerance=2, metric="srcc", kind="text"))
