@@ -1,5 +1,6 @@
 """Models: an encoder with GoR's decoder, or with a direct head; saved, loaded and trained as transformers are."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -216,6 +217,8 @@ class GoRModel(OrdinalModel):
         for name, known in (("decoder", DECODERS), ("strategy", STRATEGIES)):
             if getattr(config, name) not in known:
                 raise ValueError(f"config.{name}: wanted one of {', '.join(known)}, got {getattr(config, name)!r}.")
+        if not 0 < config.logit_temperature < math.inf:
+            raise ValueError(f"config.logit_temperature: wanted a positive number, got {config.logit_temperature!r}.")
         if config.huber_of not in get_args(losses.HuberOf):
             raise ValueError(
                 f"config.huber_of: wanted one of {', '.join(get_args(losses.HuberOf))}, got {config.huber_of!r}."

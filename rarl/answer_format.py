@@ -40,7 +40,8 @@ def before_number(words: Sequence[str] = ()) -> str:
     """A regular expression of what stands before a number and the blank in front of it: `Image 1:` in the reasoning,
     with one of the words behind it if there are any, or `"image_id": 1, "value":` in the list. It has two groups, the
     number of the image in the reasoning and in the list."""
-    word = f" (?:{'|'.join(map(re.escape, words))})" if words else ""
+    longest_first = sorted(map(re.escape, words), key=len, reverse=True)  # "no" must not stand for "notable"
+    word = f" (?:{'|'.join(longest_first)})" if words else ""
     items = "|".join(ITEM_NAMES.values())
     return rf'(?:(?:{items}) ([0-9]{{1,9}}):{word}|"{IMAGE_KEY}": ([0-9]{{1,9}}), "{VALUE_KEY}":)'
 

@@ -13,7 +13,7 @@ TAGS = ["rarl", "trl", "grpo", "ordinal-regression"]
 STAGES = {
     "sft": "supervised fine-tuning on the same prompts (the baseline)",
     "gor_sft": "supervised fine-tuning on answers in value tokens",
-    "levels_sft": "supervised fine-tuning on five words (the baseline that is read as an expectation)",
+    "levels_sft": "supervised fine-tuning on words (the baseline that is read as an expectation)",
     "expected_error": "supervised fine-tuning on the expected error of the numbers",
     "gor_dpo": "preference optimisation (DPO) on the model's own answers, after supervised fine-tuning",
     "stage1": "stage 1: one item a prompt, regression and format rewards",

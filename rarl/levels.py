@@ -1,4 +1,4 @@
-"""Five words instead of numbers: the baseline of rating in words, read as an expectation (Q-Align, arXiv:2312.17090).
+"""Words instead of numbers: the baseline of rating in words, read as an expectation (Q-Align, arXiv:2312.17090).
 
 Each image is asked about alone. Training writes one sentence, "The aesthetic quality is good."; for a prediction the
 probabilities of the sentences, restricted to these, weight the middles of their parts of the range.

@@ -180,8 +180,8 @@ def _word_tokens(
             ends = [place for place in range(begin, len(ids)) if tuple(ids[place : place + len(path)]) == path]
             spellings.add(tuple(ids[begin : ends[0]]) if ends else ())
         [spelling, *others] = spellings
-        said = "".join(texts[token] for token in spelling + path)
-        if others or said.lstrip(" ") != f"{word} {task.format_value(number)}" and word.isascii():
+        said = "".join(texts[token] for token in spelling).strip(" ")
+        if others or not said or (said != word and word.isascii()):
             shown = tokenizer.convert_ids_to_tokens(ids)
             raise ValueError(
                 f"tokenizer: wanted the same tokens of {word!r} whatever stands beside it, but {text!r} has the tokens "
@@ -289,13 +289,16 @@ class NumberTrie:
         self.numbers = torch.tensor(numbers, dtype=torch.float64)
         self.written, self.tokens, self.with_blank = list(written), list(tokens), with_blank
         self.words, self.openings = tuple(words), list(openings)
-        self._texts, self._stated = texts, re.compile(before_number(self.words))
+        self._texts = texts
         self.word_trie: NumberTrie | None = None
-        if self.openings:
-            said = list(dict.fromkeys(self.openings))
-            blank = texts[said[0][0]].startswith(" ")
-            spelt = ["".join(texts[token] for token in path) for path in said]
-            self.word_trie = NumberTrie(range(len(said)), spelt, said, texts, with_blank=blank)
+        # As the tokens have them, where words are no ASCII.
+        spelt = {path: "".join(texts[token] for token in path) for path in self.openings}
+        self._stated = re.compile(before_number([word.strip(" ") for word in spelt.values()]))
+        if spelt:
+            [blank, *others] = {word.startswith(" ") for word in spelt.values()}
+            if others:
+                raise ValueError(f"tokenizer: wanted the blank before all words {', '.join(words)} in the same token.")
+            self.word_trie = NumberTrie(range(len(spelt)), list(spelt.values()), list(spelt), texts, with_blank=blank)
         self._number_of = {path: index for index, path in enumerate(self.tokens)}
         continuations: dict[tuple[int, ...], list[int]] = {}
         for path in self.tokens:

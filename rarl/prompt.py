@@ -118,11 +118,14 @@ def answer_list(values: Sequence[float], task: OrdinalTask) -> str:
     return write_list((index + 1, task.format_value(values[index])) for index in order)
 
 
-def list_reasoning(values: Sequence[float], task: OrdinalTask) -> str:
+def list_reasoning(values: Sequence[float], task: OrdinalTask, words_of: Sequence[float] | None = None) -> str:
     """A reasoning text that names the value of each image or text in prompt order, so that a model that writes it sorts
-    what it wrote: `"Image 1: 30, Image 2: 4"`; each behind its word, if the task has words."""
+    what it wrote: `"Image 1: 30, Image 2: 4"`.
+
+    If the task has words, each value stands behind its own, or behind that of the value in `words_of`.
+    """
     name = ITEM_NAMES[task.kind]
-    said = [f"{task.word(value)} " if task.words else "" for value in values]
+    said = [f"{task.word(value)} " if task.words else "" for value in words_of or values]
     return ", ".join(
         f"{name} {number}: {word}{task.format_value(value)}"
         for number, (word, value) in enumerate(zip(said, values, strict=True), start=1)

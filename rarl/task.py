@@ -98,7 +98,7 @@ class OrdinalTask:
             raise ValueError(f"Task {self.name!r}: shots: solved examples are texts, but it judges {self.kind}s.")
         shots = tuple((str(text), self.check_value(value, f"Task {self.name!r}, shots")) for text, value in self.shots)
         object.__setattr__(self, "shots", shots)  # JSON has lists
-        object.__setattr__(self, "words", tuple(self.words))
+        object.__setattr__(self, "words", (self.words,) if isinstance(self.words, str) else tuple(self.words or ()))
         wrong = [word for word in self.words if not (isinstance(word, str) and _WORD.fullmatch(word))]
         if wrong or len(set(self.words)) == 1 or len(set(self.words)) < len(self.words):
             raise ValueError(
@@ -163,8 +163,9 @@ class OrdinalTask:
         """
         if not self.words:
             raise ValueError(f"Task {self.name!r} has no words.")
-        share = (value - self.minimum) / (self.maximum - self.minimum)
-        return self.words[min(max(int(share * len(self.words)), 0), len(self.words) - 1)]
+        share = (min(max(value, self.minimum), self.maximum) - self.minimum) / (self.maximum - self.minimum)
+        # Rounded, so that an end such as 2.8 of 1 to 10 is one.
+        return self.words[min(int(round(share * len(self.words), 9)), len(self.words) - 1)]
 
     def check_value(self, value: float, where: str = "value") -> float:
         """Return `value` as a float.

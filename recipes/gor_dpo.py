@@ -119,7 +119,8 @@ def main() -> None:
             data.train,
             source=data.source,
             folder=preferences,
-            settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed},
+            settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed}
+            | ({"words": list(task.words)} if task.words else {}),
             candidates=training_args.candidates,
             num_candidates=training_args.num_candidates,
             seed=training_args.seed,

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on five words, read as an expectation: the baseline of rating in words.
+"""Supervised fine-tuning on words, read as an expectation: the baseline of rating in words.
 
 accelerate launch recipes/levels_sft.py                                       # tiny model, built-in images
 accelerate launch recipes/levels_sft.py --folder photos --source folder --csv labels.csv --task aesthetics ...

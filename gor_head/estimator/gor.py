@@ -34,6 +34,9 @@ from gor_head.training.temperature import fit_temperature
 from gor_head.training.trainer import OrdinalTrainer
 from gor_head.vocabulary import EOS, CoDiVocabulary
 
+CALIBRATED = 10_000
+"""Held-out rows, at most, that a temperature is fitted on."""
+
 
 class GoRRegressor(OrdinalRegressor):
     """Generative ordinal regression as a scikit-learn estimator.
@@ -248,8 +251,8 @@ class GoRRegressor(OrdinalRegressor):
     def _rows(self, columns: dict[str, Tensor]) -> Rows:
         if not self.smoothing:
             return super()._rows(columns)
-        vocabulary = copy(self._fitted)  # it counts what it clips
-        return SmoothedRows(columns, vocabulary.encode, self.smoothing * self._spread)
+        # A copy counts the drawn numbers that it clips.
+        return SmoothedRows(columns, copy(self._fitted), self.smoothing * self._spread)
 
     def _model(self) -> GoRModel:
         settings = {
@@ -270,7 +273,8 @@ class GoRRegressor(OrdinalRegressor):
 
     def _after(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         if self.finetune is not None:
-            self._tune(trainer, train, validation, str(Path(directory) / self.finetune))
+            # Preferences and rewards are about the labels themselves.
+            self._tune(trainer, Rows(train.columns), validation, str(Path(directory) / self.finetune))
         if self.calibrate and len(validation):
             self._fit_temperature(validation)
         elif self.calibrate:
@@ -278,14 +282,15 @@ class GoRRegressor(OrdinalRegressor):
 
     @torch.no_grad()
     def _fit_temperature(self, rows: Rows) -> None:
-        self.model_.eval()
-        columns = {name: column for name, column in rows.columns.items() if name not in ("labels", "sample_weight")}
-        memory = [
-            self.model_.encoder(**{name: column[part].to(self.model_.device) for name, column in columns.items()})
-            for part in torch.arange(len(rows)).split(self.predict_batch_size)
-        ]
-        codes = torch.from_numpy(copy(self._fitted).encode(rows.columns["labels"].numpy())).long()
-        fit_temperature(self.model_, torch.cat(memory), codes.to(self.model_.device))
+        model, index = self.model_.eval(), torch.linspace(0, len(rows) - 1, min(len(rows), CALIBRATED)).long()
+        columns = {name: column[index] for name, column in rows.columns.items()}
+        labels, weight = columns.pop("labels"), columns.pop("sample_weight", None)
+        codes = torch.from_numpy(copy(self._fitted).encode(labels.numpy())).long()
+        seen = []
+        for part in torch.arange(len(index)).split(self.predict_batch_size):
+            memory = model.encoder(**{name: column[part].to(model.device) for name, column in columns.items()})
+            seen.append(model.log_probs(self._finite(memory), codes[part].to(model.device)).cpu())
+        model.config.logit_temperature = fit_temperature(torch.cat(seen), codes, weight)
 
     def _tune(self, trainer: OrdinalTrainer, train: Rows, validation: Rows, directory: str) -> None:
         supervised = self.model_.strategy

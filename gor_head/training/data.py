@@ -1,15 +1,14 @@
 """Rows for the trainer: columns of tensors, taken a batch at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gor_head.vocabulary import PAD
+from gor_head.vocabulary import PAD, CoDiVocabulary
 
 
 class Rows(Dataset[dict[str, Tensor]]):
@@ -38,31 +37,29 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class SmoothedRows(Rows):
-    """Rows whose codes are those of a neighbour of the label, drawn anew each time that a row is taken: of a normal
-    distribution around it, within the range of all labels.
+    """Rows whose labels and codes are those of a neighbour of the true label, drawn anew each time that a row is taken:
+    of a normal distribution around it, within the range of all labels.
 
     The expectation of their likelihood is the cross entropy with that distribution: label smoothing in which near
-    numbers have more weight than far ones, for any vocabulary. The labels stay as they are.
+    numbers have more weight than far ones, for any vocabulary.
 
     Args:
         columns: As for [`Rows`][gor_head.training.data.Rows], with `labels`.
-        encode: Labels, float64 `[n]` → codes `[n, T]`.
+        vocabulary: Makes the codes.
         deviation: Standard deviation of the distribution, in label units.
     """
 
-    def __init__(
-        self, columns: dict[str, Tensor], encode: Callable[[NDArray[np.float64]], NDArray[Any]], deviation: float
-    ) -> None:
+    def __init__(self, columns: dict[str, Tensor], vocabulary: CoDiVocabulary, deviation: float) -> None:
         super().__init__(columns)
-        self.encode, self.deviation = encode, deviation
+        self.vocabulary, self.deviation = vocabulary, deviation
         self.lowest, self.highest = (float(end) for end in columns["labels"].aminmax())
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, Tensor]:
         batch = super().__getitems__(rows)
         labels = batch["labels"]
         drawn = labels + self.deviation * torch.randn(len(labels), dtype=torch.float64)
-        codes = self.encode(drawn.clamp(self.lowest, self.highest).numpy())
-        return batch | {"codes": torch.from_numpy(codes)}
+        codes = self.vocabulary.encode(drawn.clamp(self.lowest, self.highest))
+        return batch | {"codes": codes, "labels": self.vocabulary.decode(codes)}
 
 
 def collate(batch: Any) -> dict[str, Tensor]:

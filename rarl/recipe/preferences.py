@@ -177,8 +177,8 @@ def number_pair(
         return None
     image, number = found
     told = [*values[:image], number, *values[image + 1 :]]
-    # The list stays that of the truth: the pair differs in one code.
-    rejected = build_completion(values, task, reasoning=list_reasoning(told, task))
+    # The list and the words stay those of the truth: the pair differs in one code.
+    rejected = build_completion(values, task, reasoning=list_reasoning(told, task, words_of=values))
     return Candidate(build_completion(values, task), 0.0, None), Candidate(rejected, abs(number - values[image]), None)
 
 

@@ -83,7 +83,7 @@ def check_numbers(given: Mapping[str, Any]) -> None:
             finite = math.isfinite(number) or (name == "max_grad_norm" and number > 0)
             if not finite or not holds(number):
                 raise ValueError(f"{name}: wanted {wanted}, got {number}.")
-    for name in ("num_images", "eval_num_images", "words"):
+    for name in ("num_images", "eval_num_images", "task_words"):
         if given.get(name) == []:
             raise ValueError(f"{name}: wanted at least one, got none.")
     low, high = given.get("min_pixels"), given.get("max_pixels")

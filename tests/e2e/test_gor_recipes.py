@@ -93,7 +93,7 @@ def test_words_are_trained_and_rated(tmp_path: Path) -> None:
     succeeded(launch("levels_sft.py", tmp_path, *SHORT, "--eval_num_images", "1", "2"))
     report = json.loads((tmp_path / "outputs/levels_sft/report.json").read_text())
     assert report["mae"] >= 0 and report["failures"] == {"1": 0, "2": 0}
-    assert "five words" in (tmp_path / "outputs/levels_sft/README.md").read_text()
+    assert "fine-tuning on words" in (tmp_path / "outputs/levels_sft/README.md").read_text()
     refused = launch("levels_sft.py", tmp_path, *SHORT, "--num_images", "2")
     assert "rated one by one; wanted 1, got [2]" in error_line(refused)
 

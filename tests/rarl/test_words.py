@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from gor_head.vlm import attach
+from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
 from rarl.answer import is_formatted, parse_answer
 from rarl.credit import CreditedAnswer, Worth, find_statements
@@ -21,7 +23,8 @@ from rarl.evaluation.decoding import NumberLogits, mean, median
 from rarl.evaluation.heldout import heldout_prompts
 from rarl.inputs import batch_inputs
 from rarl.number_trie import NumberTrie
-from rarl.prompt import build_completion, build_prompt, build_text_prompt, list_reasoning
+from rarl.prompt import build_completion, build_prompt, build_text_prompt, list_reasoning, number_contexts
+from rarl.recipe.preferences import number_pair
 from rarl.task import OrdinalTask, get_task, read_task, save_task
 from tests.rarl.language_model import save_language_model
 
@@ -56,7 +59,16 @@ def test_words_ascend_with_values(one: float, other: float) -> None:
     assert WORDS.index(DIGITS.word(low)) <= WORDS.index(DIGITS.word(high))
 
 
-@pytest.mark.parametrize("words", [("one",), ("one", "one"), ("a b", "c"), ("", "c"), ("1", "2"), ("<b>", "c"), (3, 4)])
+def test_ends_of_parts_are_in_the_higher_one() -> None:
+    task = replace(get_task("aesthetics"), words=("a", "b", "c", "d", "e"))  # 2.8 is an end but for the last bit
+    assert [task.word(value) for value in (1, 2.8, 4.6, 6.4, 8.2, 10)] == ["a", "b", "c", "d", "e", "e"]
+    assert replace(get_task("brightness"), words=("low", "high")).word(1e308) == "high"
+    assert replace(get_task("brightness"), words=("low", "high")).word(-1e308) == "low"
+
+
+@pytest.mark.parametrize(
+    "words", [("one",), ("one", "one"), ("a b", "c"), ("", "c"), ("1", "2"), ("<b>", "c"), (3, 4), "low"]
+)
 def test_words_that_could_not_be_told_apart_are_refused(words: Any) -> None:
     with pytest.raises(ValueError, match="words: wanted none, or at least 2 different ones"):
         replace(DIGITS, words=words)
@@ -185,3 +197,40 @@ def test_chosen_numbers_are_written_behind_their_words() -> None:
     listed = processor.tokenizer('[{"image_id": 1, "value":', add_special_tokens=False)["input_ids"]
     fresh = NumberLogits(None, trie, median, num_images=[2], cache=None, mask=torch.ones(1, 1), end=0)
     assert fresh._begun(0, listed) == (1 if trie.with_blank else None) and not fresh._worded(0)
+
+
+def test_a_word_may_begin_with_another_one() -> None:
+    task = replace(DIGITS, words=("no", "some", "notable"))
+    tokenizer = loaded()[1].tokenizer
+    assert find_statements(build_completion([7, 0], task), 2, task.words)[0].value == 7
+    ids = tokenizer(build_completion([7, 0], task), add_special_tokens=False)["input_ids"]
+    assert [each.number for each in NumberTrie.of(tokenizer, task).find(ids)] == [7, 0, 0, 7]
+
+
+@pytest.mark.parametrize("words", [("schlecht", "mittel", "schön"), ("差", "好")])
+@pytest.mark.parametrize("vision", [True, False])
+def test_words_that_are_no_ascii(words: tuple[str, ...], vision: bool, tmp_path: Path) -> None:
+    tokenizer = loaded()[1].tokenizer if vision else AutoTokenizer.from_pretrained(save_language_model(tmp_path))
+    task = replace(DIGITS if vision else REVIEWS, words=words)
+    trie = NumberTrie.of(tokenizer, task, 1.0)
+    ids = tokenizer(build_completion([7, 2], task), add_special_tokens=False)["input_ids"]
+    assert [each.number for each in trie.find(ids)] == [7, 2, 2, 7]
+
+
+@pytest.mark.parametrize("codes", [CoDiVocabulary([1, 2, 4, 8]), CoDiVocabulary.for_language_model(range(10))])
+def test_words_stand_before_value_tokens(codes: CoDiVocabulary) -> None:
+    task = DIGITS.with_vocabulary(codes)
+    model, processor = tiny.load(dtype=torch.float32)
+    attach(model, processor, codes, number_contexts(task))
+    trie = NumberTrie.of(processor, task)
+    ids = processor.tokenizer(build_completion([7, 2], task), add_special_tokens=False)["input_ids"]
+    found = [float(trie.numbers[each.number]) for each in trie.find(ids)]
+    assert found == [7, 2, 2, 7] and trie.word_trie is not None and len(trie.word_trie.tokens) == 3
+
+
+def test_pairs_of_numbers_differ_in_the_number_alone() -> None:
+    task = DIGITS.with_vocabulary(CoDiVocabulary([1, 2, 4, 8]))
+    chosen, rejected = number_pair([build_completion([8], task)], [2.0], task, 0.5) or (None, None)
+    assert chosen is not None and rejected is not None
+    assert chosen.text == build_completion([2], task)
+    assert rejected.text == chosen.text.replace(task.format_value(2), task.format_value(8), 1)
