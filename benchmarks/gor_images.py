@@ -34,6 +34,16 @@ from rarl.datasets.images import REMARK, UNREADABLE, decode, read_bytes
 from rarl.fetching import FETCHES, cache_folder, fetched
 
 CHOSEN = ("gor", "l1", "quantile", "corn", "cross_entropy_mean", "cross_entropy_median")
+AGAINST_OVERFITTING: dict[str, dict[str, Any]] = {
+    "GoR, smoothing 0.1": {"smoothing": 0.1},
+    "GoR, smoothing 0.3": {"smoothing": 0.3},
+    "GoR, temperature fitted": {"calibrate": True},
+    "GoR, weight decay 1": {"weight_decay": 1.0},
+    "GoR, dropout 0.3": {"dropout": 0.3},
+    "GoR, no early stopping": {"validation_fraction": 0.0, "max_steps": 400},
+}
+"""Rows of `--overfitting`: medians of GoR with other settings."""
+
 TOLERANCE = 5
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the pixels that pretrained encoders were trained on."""
@@ -89,7 +99,14 @@ def read_images(
 
 
 def measure(
-    path: Path, target: str, size: int, seeds: int, settings: dict[str, Any], encoder: dict[str, Any] = CONV
+    path: Path,
+    target: str,
+    size: int,
+    seeds: int,
+    settings: dict[str, Any],
+    encoder: dict[str, Any] = CONV,
+    *,
+    overfitting: bool = False,
 ) -> dict[str, Any]:
     """MAE, CS@5 and SRCC of each row, mean over seeds, and of the training median."""
     pixels: Any
@@ -97,12 +114,16 @@ def measure(
     if encoder.get("frozen"):  # once for all methods and splits: an estimator would do it for each
         pixels, encoder = features(torch.from_numpy(pixels), encoder), {}
     scores: dict[str, list[tuple[float, float, float]]] = {}
-    work = [(seed, name) for seed in range(seeds) for name in CHOSEN]
+    variants = {name: (METHODS[name].make, {}, METHODS[name].reads) for name in CHOSEN}
+    if overfitting:
+        variants |= {row: (METHODS["gor"].make, more, {row: {}}) for row, more in AGAINST_OVERFITTING.items()}
+    work = [(seed, name) for seed in range(seeds) for name in variants]
     for seed, name in track(work, description="trainings", console=Console(stderr=True)):
         train, test = split(len(labels), seed)
-        model = METHODS[name].make(random_state=seed, encoder=encoder or None, **settings)
+        make, more, reads = variants[name]
+        model = make(random_state=seed, encoder=encoder or None, **settings | more)
         model.fit(pixels[train], labels[train])
-        for row, arguments in METHODS[name].reads.items():
+        for row, arguments in reads.items():
             scores.setdefault(row, []).append(_scores(labels[test], model.predict(pixels[test], **arguments)))
         if name == CHOSEN[0]:
             constant = np.full(len(test), np.median(labels[train]))
@@ -131,6 +152,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the images in pixels; 48, or 224 for a pretrained encoder")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--settings", type=json.loads, default={"batch_size": 128, "learning_rate": 1e-3})
+    parser.add_argument("--overfitting", action="store_true", help="also GoR with what helps against overfitting")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     encoder = arguments.encoder
@@ -139,7 +161,13 @@ def main() -> None:
         parser.error("--seeds must be at least 1 and --size at least 16")
     with clean_stdout():
         figures = measure(
-            arguments.labels, arguments.target, arguments.size, arguments.seeds, arguments.settings, encoder
+            arguments.labels,
+            arguments.target,
+            arguments.size,
+            arguments.seeds,
+            arguments.settings,
+            encoder,
+            overfitting=arguments.overfitting,
         )
     if arguments.json:
         print(json.dumps(figures))
