@@ -114,7 +114,7 @@ def measure(
     if encoder.get("frozen"):  # once for all methods and splits: an estimator would do it for each
         pixels, encoder = features(torch.from_numpy(pixels), encoder), {}
     scores: dict[str, list[tuple[float, float, float]]] = {}
-    variants = {name: (METHODS[name].make, {}, METHODS[name].reads) for name in CHOSEN}
+    variants: dict[str, Any] = {name: (METHODS[name].make, {}, METHODS[name].reads) for name in CHOSEN}
     if overfitting:
         variants |= {row: (METHODS["gor"].make, more, {row: {}}) for row, more in AGAINST_OVERFITTING.items()}
     work = [(seed, name) for seed in range(seeds) for name in variants]
