@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="Folder of rarl ablate.")
     parser.add_argument("--seeds", default="0", help="Seeds, with commas.")
     parser.add_argument("--texts", type=int, default=1000, help="Test reviews that completions are read of, at most.")
-    parser.add_argument("--num-prompts", type=int, default=240, help="Product sentences a model judges.")
+    parser.add_argument("--num-prompts", type=int, default=120, help="Product sentences a model judges.")
     parser.add_argument("--json", type=Path, required=True, help="File to write, and to go on from.")
     arguments = parser.parse_args()
     console = Console()
