@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from gor_head import CoDiVocabulary, GoRRegressor
-from gor_head.training.data import SmoothedRows
+from gor_head.training.data import Rows, SmoothedRows
 from gor_head.training.temperature import fit_temperature
 from gor_head.vocabulary import PAD
-from tests.gor_head.estimator.problems import X, Y, direct, quick
+from tests.gor_head.estimator.problems import X, Y, direct, held_out, quick
 from tests.gor_head.tiny_models import memory_of, tiny
 
 AGES = CoDiVocabulary.fit(np.arange(100.0))
@@ -116,3 +117,31 @@ def test_smoothing_and_decay_act() -> None:
     assert float(decayed.model_.output.weight.norm()) < float(before.model_.output.weight.norm())
     norms = [sum(float(each.norm()) for each in model.model_.parameters()) for model in directs]
     assert norms[1] < norms[0]
+
+
+def test_what_training_and_calibration_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Rows] = []
+    weights: list[torch.Tensor | None] = []
+    train = GoRRegressor._train
+
+    def spy(self: GoRRegressor, rows: Rows, *rest: Any) -> Any:
+        seen.append(rows)
+        return train(self, rows, *rest)
+
+    def fitted(log_probs: torch.Tensor, codes: torch.Tensor, weight: torch.Tensor | None) -> float:
+        assert len(log_probs) == len(codes) == 5  # of the 12 rows held out
+        weights.append(weight)
+        return 1.5
+
+    monkeypatch.setattr(GoRRegressor, "_train", spy)
+    monkeypatch.setattr("gor_head.estimator.gor.fit_temperature", fitted)
+    monkeypatch.setattr("gor_head.estimator.gor.CALIBRATED", 5)
+    settings_ = {"smoothing": 0.5, "calibrate": True, "finetune": "grpo", "finetune_steps": 2, "predict_batch_size": 2}
+    model = quick(**settings_).fit(X, Y, sample_weight=np.linspace(0.5, 2, 60))
+    assert [type(rows) for rows in seen] == [SmoothedRows, Rows]
+    assert seen[0].deviation == pytest.approx(0.5 * seen[0].columns["labels"].numpy().std())  # type: ignore[attr-defined]
+    assert model.model_.config.logit_temperature == 1.5
+    held = np.linspace(0.5, 2, 60)[held_out()] / np.delete(np.linspace(0.5, 2, 60), held_out()).mean()
+    [weight] = weights
+    assert weight is not None
+    np.testing.assert_allclose(weight, held[np.linspace(0, 11, 5).astype(int)])

@@ -24,7 +24,7 @@ from rarl import tiny
 from rarl.recipe import Data, RecipeArguments, hub_repository, load_policy, load_processor, parse, prepare_data
 from rarl.recipe.effects import LORA, WITHOUT_EFFECT
 from rarl.recipe.reading import init_names, read_config
-from rarl.recipe.values import BOUNDS, LOSSES, POSITIVE, STEPS
+from rarl.recipe.values import BOUNDS, LOSSES, POSITIVE, STEPS, check_numbers
 from rarl.task import TASKS, OrdinalTask, get_task, save_task
 from rarl.trainer import RARLConfig
 from tests.paths import ROOT
@@ -246,6 +246,7 @@ ACTS_ON_DATA = {
     "task_tolerance": ["2", "--task", "count"],
     "task_integer": ["false", "--task", "count"],
     "task_metric": ["srcc", "--task", "count"],
+    "task_words": ["few", "many", "--task", "count"],
     "num_images": ["1", "3"],
     "num_images_weights": ["1", "9"],
     "num_prompts": ["65"],
@@ -325,6 +326,12 @@ def test_evaluation_takes_its_arguments() -> None:
     wanted = r"evaluate\([^)]*batch_size=arguments\.eval_batch_size,\s+max_new_tokens=arguments\.eval_max_new_tokens"
     assert re.search(wanted, source)
     assert re.search(r"evaluate\([^)]*interval=arguments\.eval_interval,\s+\)", source)
+
+
+@pytest.mark.parametrize("name", ["num_images", "eval_num_images", "task_words"])
+def test_lists_without_anything_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: wanted at least one, got none"):
+        check_numbers({name: []})
 
 
 @pytest.mark.parametrize("recipe", [name for name in TYPES if not name.startswith("rarl")])
