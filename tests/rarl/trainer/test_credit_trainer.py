@@ -1,6 +1,7 @@
 """Credit for items and expected numbers in TRL's training loop, against plain definitions."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,22 @@ def answer_with(trainer: RARLTrainer, monkeypatch: pytest.MonkeyPatch, texts: li
     return rows, trainer._generate_and_score_completions(rows)
 
 
+@pytest.mark.parametrize("words", [(), ("few", "many")])
 def test_advantages_of_tokens_are_totals_less_promises(
-    random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], random_model: Any, processor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each token against the definition: (total − promise), less the mean of the others at the same stage."""
     trainer = trainer_of(
         random_model,
         processor,
         tmp_path,
-        rows=rows_of(2),
+        rows=rows_of(2, task=replace(TASK, words=words)),
         rewards=list(REWARDS.values()),
         credit="item",
         reward_weights=weights(),
     )
     rng = np.random.default_rng(0)
-    texts = [build_completion(rng.integers(0, 11, 2).tolist(), TASK) for _ in range(2 * GROUP)]
+    texts = [build_completion(rng.integers(0, 11, 2).tolist(), replace(TASK, words=words)) for _ in range(2 * GROUP)]
     rows, output = answer_with(trainer, monkeypatch, texts)
     totals = trainer._total_rewards().double().numpy()
     variances = totals.reshape(2, GROUP).var(axis=1, ddof=1)
@@ -69,7 +71,7 @@ def test_advantages_of_tokens_are_totals_less_promises(
             worth = Worth(rows[row]["values"], TASK.tolerance, 1.0, 1.0)
             ids = [*tokenizer.encode(texts[row]), tokenizer.eos_token_id]
             decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
-            answer = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2)
+            answer = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2, words=words)
             to_go.append(totals[row] - answer.promises)
             assert len(answer.promises) == 5  # two numbers thought, two listed
             stages = answer.stages
