@@ -81,7 +81,7 @@ def test_advantages_of_tokens_are_totals_less_promises(
             others = np.delete(table, number, axis=0).mean(axis=0)
             ids = [*tokenizer.encode(texts[row]), tokenizer.eos_token_id]
             worth = Worth(rows[row]["values"], TASK.tolerance, 1.0, 1.0)
-            stages = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2).stages
+            stages = CreditedAnswer.of(ids, 2, worth, decode=decode, most=2, words=words).stages
             wanted = ((table[number] - others) / deviations[group])[stages]
             np.testing.assert_allclose(output["advantages"][row, : len(stages)].numpy(), wanted, atol=1e-5)
 
