@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gor_head.metrics import METRICS
+from rarl.ablation.rows import ROWS
 from rarl.datasets import load_source, split_by_content, verify, without_copies
 from rarl.datasets.raters import agreement
 from rarl.evaluation.completion import completion_scores, fitted_values
@@ -76,6 +77,42 @@ def products(runs: Path, row: str, seed: int, num_prompts: int) -> dict[str, Any
     return {"srcc": report["strict"]["srcc"], "mae": report["strict"]["mae"], "unreadable": report["failure_rate"]}
 
 
+def draw(runs: Path, beside: dict[str, Any], path: Path) -> None:
+    """ρ and MAE of one-review prompts, row by row, a point for each seed; what needs no run as lines across."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in ROWS:
+        for report in sorted((runs / "film_reviews").glob(f"seed*/{row}/report.json")):
+            found.setdefault(row, []).append(json.loads(report.read_text(encoding="utf-8"))["strict"])
+    lines = {
+        "one person": [each["people"] for each in beside.values()],
+        "completions": [each["completion"] for each in beside.values()],
+        "constant": [each["constant"] for each in beside.values()],
+    }
+    figure = Figure(figsize=(9, 1.4 + 0.45 * len(found)), layout="constrained")
+    for place, (name, heading) in enumerate(
+        (("srcc", "Spearman's ρ, higher is better"), ("mae", "MAE, lower is better"))
+    ):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for height, (row, scores) in enumerate(found.items()):
+            values = [each[name] for each in scores if each[name] is not None]
+            axes.plot(values, [height] * len(values), "o", color="tab:blue", alpha=0.6)
+            axes.plot(np.mean(values), height, "|", color="tab:blue", markersize=18, markeredgewidth=2)
+        for (label, each), color in zip(lines.items(), ("tab:green", "tab:orange", "tab:gray"), strict=True):
+            key = f"one_{name}" if label == "one person" else name
+            values = [cell[key] for cell in each if cell.get(key) is not None]
+            if values:
+                axes.axvline(np.mean(values), color=color, linestyle="--", label=label)
+        axes.set_yticks(range(len(found)), [ROWS[row].label for row in found] if not place else [""] * len(found))
+        axes.invert_yaxis()
+        axes.set_title(heading)
+        axes.grid(axis="x", alpha=0.3)
+        if place:
+            axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="Folder of rarl ablate.")
@@ -83,6 +120,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1000, help="Test reviews that completions are read of, at most.")
     parser.add_argument("--num-prompts", type=int, default=120, help="Product sentences a model judges.")
     parser.add_argument("--json", type=Path, required=True, help="File to write, and to go on from.")
+    parser.add_argument("--figure", type=Path, help="Figure to draw.")
     arguments = parser.parse_args()
     console = Console()
     known: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {}
@@ -109,6 +147,8 @@ def main() -> None:
         cells = [each["people"] for each in known.values()]
         table.add_row(f"people, {key}", *(f"{cell[f'{key}_srcc']:.3f}, {cell[f'{key}_mae']:.3f}" for cell in cells))
     console.print(table)
+    if arguments.figure is not None:
+        draw(arguments.runs, known, arguments.figure)
 
 
 if __name__ == "__main__":

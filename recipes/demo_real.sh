@@ -9,4 +9,4 @@ rarl fetch smollm2
 rarl fetch film-reviews
 rarl ablate --output "$out" --model film_reviews --settings film_reviews --seeds "$seeds" --reference sft_rarl \
     --rows sft,sft_rarl,sft_all,stage1,sft_mean,few_shot,cold_start --jobs "$(( $(nproc) > 1 ? 2 : 1 ))"
-python -m benchmarks.real_model --runs "$out" --seeds "$seeds" --json "$out/beside.json"
+python -m benchmarks.real_model --runs "$out" --seeds "$seeds" --json "$out/beside.json" --figure "$out/real_model.png"
