@@ -91,19 +91,18 @@ def draw(runs: Path, beside: dict[str, Any], path: Path) -> None:
         "constant": [each["constant"] for each in beside.values()],
     }
     figure = Figure(figsize=(9, 1.4 + 0.45 * len(found)), layout="constrained")
-    for place, (name, heading) in enumerate(
-        (("srcc", "Spearman's ρ, higher is better"), ("mae", "MAE, lower is better"))
-    ):
+    headings = {"srcc": "Spearman's ρ, higher is better", "mae": "MAE, lower is better"}
+    for place, (name, heading) in enumerate(headings.items()):
         axes = figure.add_subplot(1, 2, place + 1)
-        for height, (row, scores) in enumerate(found.items()):
+        for height, scores in enumerate(found.values()):
             values = [each[name] for each in scores if each[name] is not None]
             axes.plot(values, [height] * len(values), "o", color="tab:blue", alpha=0.6)
-            axes.plot(np.mean(values), height, "|", color="tab:blue", markersize=18, markeredgewidth=2)
+            axes.plot(float(np.mean(values)), height, "|", color="tab:blue", markersize=18, markeredgewidth=2)
         for (label, each), color in zip(lines.items(), ("tab:green", "tab:orange", "tab:gray"), strict=True):
             key = f"one_{name}" if label == "one person" else name
             values = [cell[key] for cell in each if cell.get(key) is not None]
             if values:
-                axes.axvline(np.mean(values), color=color, linestyle="--", label=label)
+                axes.axvline(float(np.mean(values)), color=color, linestyle="--", label=label)
         axes.set_yticks(range(len(found)), [ROWS[row].label for row in found] if not place else [""] * len(found))
         axes.invert_yaxis()
         axes.set_title(heading)
