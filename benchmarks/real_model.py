@@ -97,7 +97,14 @@ def draw(runs: Path, beside: dict[str, Any], path: Path) -> None:
         for height, scores in enumerate(found.values()):
             values = [each[name] for each in scores if each[name] is not None]
             axes.plot(values, [height] * len(values), "o", color="tab:blue", alpha=0.6)
-            axes.plot(float(np.mean(values)), height, "|", color="tab:blue", markersize=18, markeredgewidth=2)
+            axes.plot(
+                [float(np.mean(values))] if values else [],
+                [height] * bool(values),
+                "|",
+                color="tab:blue",
+                markersize=18,
+                markeredgewidth=2,
+            )
         for (label, each), color in zip(lines.items(), ("tab:green", "tab:orange", "tab:gray"), strict=True):
             key = f"one_{name}" if label == "one person" else name
             values = [cell[key] for cell in each if cell.get(key) is not None]
