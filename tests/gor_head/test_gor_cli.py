@@ -306,7 +306,7 @@ def test_train_errors(folder: Path, tmp_path: Path) -> None:
     assert "--drop: no column 'custmer'" in fail(2, "train", *data, "--drop", "custmer")
     assert "--set: no setting 'epochs'; there are batch_size" in fail(2, "train", *data, "--set", "epochs=3")
     error = fail(2, "train", *data, "--set", "random_state=3")
-    assert "--set: no setting 'random_state'; " in error and "predict_batch_size, strategy" in error
+    assert "--set: no setting 'random_state'; " in error and "predict_batch_size, smoothing, strategy" in error
     assert error.rstrip().endswith("the seed is --seed.")
     conv = 'encoder={"kind": "conv"}'
     assert "the encoder of tables is 'ffn'" in fail(2, "train", *data[:3], "--out", folder / "conv", "--set", conv)

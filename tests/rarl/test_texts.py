@@ -267,7 +267,8 @@ def test_texts_through_sft_and_both_stages(model: str, folder: Path, reviews: Pa
     rollouts = ["--max_completion_length", "24", "--per_device_train_batch_size", "8", "--num_generations", "4"]
     run("sft.py", *common, "--num_prompts", "16", "--output_dir", str(tmp_path / "sft"))
     stage1 = ["--num_prompts", "8", "--shots", "2", "--output_dir", str(tmp_path / "stage1"), "--rmo_probability", "1"]
-    stage1 += ["--task", "sentiment", "--task_words", "low", "high"]
+    if model == "language":  # the tiny model answers as it was trained to, which is asked for below
+        stage1 += ["--task", "sentiment", "--task_words", "low", "high"]
     run("rarl_stage1.py", *common, *rollouts, *stage1)
     stage2 = ["--num_prompts", "8", "--adapter", str(tmp_path / "stage1"), "--output_dir", str(tmp_path / "stage2")]
     run("rarl_stage2.py", *common, *rollouts, *stage2)
@@ -276,7 +277,7 @@ def test_texts_through_sft_and_both_stages(model: str, folder: Path, reviews: Pa
         report = json.loads((tmp_path / name / "report.json").read_text())
         assert report["num_prompts"] == {"1": 2, "2": 2}
     task = json.loads((tmp_path / "stage2/task.json").read_text())  # of the adapter
-    assert len(task["shots"]) == 2 and task["words"] == ["low", "high"]
+    assert len(task["shots"]) == 2 and task["words"] == (["low", "high"] if model == "language" else [])
     flags = [
         "--model",
         path,

@@ -366,6 +366,6 @@ def test_distributions_are_read_on_the_grid_of_the_setting() -> None:
     assert (runs["sft_mean"].resolution, runs["few_shot"].resolution, runs["sft"].resolution) == (0.1, None, None)
     assert "evaluate mean 0.1 sft_film_reviews@" in runs["sft_mean"].command
     assert "evaluate greedy sft_film_reviews@" in runs["few_shot"].command
-    assert "--shots 4" in runs["few_shot"].command
+    assert "--shots 2" in runs["few_shot"].command
     plain = plan(["count"], ["sft_mean"], [0], recipes=RECIPES)
     assert plain[-1].resolution is None and "evaluate mean sft_tiny@" in plain[-1].command
