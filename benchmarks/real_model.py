@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gor_head.metrics import METRICS
-from rarl.ablation.rows import ROWS
+from rarl.ablation.plots import plot_results
+from rarl.ablation.run import RESULTS, read_results
 from rarl.datasets import load_source, split_by_content, verify, without_copies
 from rarl.datasets.raters import agreement
 from rarl.evaluation.completion import completion_scores, fitted_values
@@ -77,46 +78,21 @@ def products(runs: Path, row: str, seed: int, num_prompts: int) -> dict[str, Any
     return {"srcc": report["strict"]["srcc"], "mae": report["strict"]["mae"], "unreadable": report["failure_rate"]}
 
 
-def draw(runs: Path, beside: dict[str, Any], path: Path) -> None:
-    """ρ and MAE of one-review prompts, row by row, a point for each seed; what needs no run as lines across."""
-    from matplotlib.figure import Figure
-
-    found: dict[str, list[dict[str, float]]] = {}
-    for row in ROWS:
-        for report in sorted((runs / "film_reviews").glob(f"seed*/{row}/report.json")):
-            found.setdefault(row, []).append(json.loads(report.read_text(encoding="utf-8"))["strict"])
-    lines = {
-        "one person": [each["people"] for each in beside.values()],
+def lines(beside: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What needs no run, over the seeds: name → column of `rarl ablate` → mean; a column without values is left out."""
+    cells = {
+        "one person": [{name: each["people"][f"one_{name}"] for name in ("srcc", "mae")} for each in beside.values()],
         "completions": [each["completion"] for each in beside.values()],
         "constant": [each["constant"] for each in beside.values()],
     }
-    figure = Figure(figsize=(9, 1.4 + 0.45 * len(found)), layout="constrained")
-    headings = {"srcc": "Spearman's ρ, higher is better", "mae": "MAE, lower is better"}
-    for place, (name, heading) in enumerate(headings.items()):
-        axes = figure.add_subplot(1, 2, place + 1)
-        for height, scores in enumerate(found.values()):
-            values = [each[name] for each in scores if each[name] is not None]
-            axes.plot(values, [height] * len(values), "o", color="tab:blue", alpha=0.6)
-            axes.plot(
-                [float(np.mean(values))] if values else [],
-                [height] * bool(values),
-                "|",
-                color="tab:blue",
-                markersize=18,
-                markeredgewidth=2,
-            )
-        for (label, each), color in zip(lines.items(), ("tab:green", "tab:orange", "tab:gray"), strict=True):
-            key = f"one_{name}" if label == "one person" else name
-            values = [cell[key] for cell in each if cell.get(key) is not None]
-            if values:
-                axes.axvline(float(np.mean(values)), color=color, linestyle="--", label=label)
-        axes.set_yticks(range(len(found)), [ROWS[row].label for row in found] if not place else [""] * len(found))
-        axes.invert_yaxis()
-        axes.set_title(heading)
-        axes.grid(axis="x", alpha=0.3)
-        if place:
-            axes.legend()
-    figure.savefig(path, dpi=150)
+    return {
+        label: {
+            name: float(np.mean([each[name] for each in found]))
+            for name in ("srcc", "mae")
+            if all(each[name] is not None for each in found)
+        }
+        for label, found in cells.items()
+    }
 
 
 def main() -> None:
@@ -154,7 +130,8 @@ def main() -> None:
         table.add_row(f"people, {key}", *(f"{cell[f'{key}_srcc']:.3f}, {cell[f'{key}_mae']:.3f}" for cell in cells))
     console.print(table)
     if arguments.figure is not None:
-        draw(arguments.runs, known, arguments.figure)
+        results = read_results(arguments.runs / RESULTS)
+        plot_results(list(results.values()), arguments.figure, lines=lines(known))
 
 
 if __name__ == "__main__":

@@ -258,7 +258,6 @@ class NumberTrie:
         nodes: All prefixes of numbers, whole numbers among them; node 0 is `()`, where a number begins.
         branching: Indices of the M nodes with more than one continuation, ascending.
         goes_on: Whether a token goes on with a number that has begun, bool `[V]`, V the ids that the tokenizer knows.
-        words: The words of the task, one of which stands before each number of a reasoning; none if it has none.
         openings: Token ids of the word of each number, with all between `Image 1:` and the number; empty without words.
         word_trie: The words that the numbers have, in a trie of their own, where `with_blank` says whether these begin
             with the blank before them; None without words.
@@ -270,8 +269,7 @@ class NumberTrie:
         texts: Text of each token of the tokenizer.
         with_blank: Whether `tokens` begin with the blank before the number.
         whole: Whether nothing can go on with a number, as its last token ends it.
-        words: The words of the task.
-        openings: Token ids of the word of each number.
+        openings: Token ids of the word of each number, if one stands before it in a reasoning.
     """
 
     def __init__(
@@ -283,13 +281,11 @@ class NumberTrie:
         *,
         with_blank: bool,
         whole: bool = False,
-        words: Sequence[str] = (),
         openings: Sequence[tuple[int, ...]] = (),
     ) -> None:
         self.numbers = torch.tensor(numbers, dtype=torch.float64)
         self.written, self.tokens, self.with_blank = list(written), list(tokens), with_blank
-        self.words, self.openings = tuple(words), list(openings)
-        self._texts = texts
+        self.openings, self._texts = list(openings), texts
         self.word_trie: NumberTrie | None = None
         # As the tokens have them, where words are no ASCII.
         spelt = {path: "".join(texts[token] for token in path) for path in self.openings}
@@ -297,7 +293,9 @@ class NumberTrie:
         if spelt:
             [blank, *others] = {word.startswith(" ") for word in spelt.values()}
             if others:
-                raise ValueError(f"tokenizer: wanted the blank before all words {', '.join(words)} in the same token.")
+                raise ValueError(
+                    f"tokenizer: wanted the blank before all words in the same token, got {', '.join(spelt.values())}."
+                )
             self.word_trie = NumberTrie(range(len(spelt)), list(spelt.values()), list(spelt), texts, with_blank=blank)
         self._number_of = {path: index for index, path in enumerate(self.tokens)}
         continuations: dict[tuple[int, ...], list[int]] = {}
@@ -362,7 +360,6 @@ class NumberTrie:
             texts,
             with_blank=with_blank,
             whole=task.vocabulary is not None,
-            words=task.words,
             openings=[said[task.word(number)] for number in numbers] if said else (),
         )
 

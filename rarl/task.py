@@ -7,6 +7,7 @@ A task is the one object that prompts, rewards, data sources and evaluation shar
 import json
 import math
 import re
+import zlib
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -120,6 +121,11 @@ class OrdinalTask:
         if self.vocabulary is None:
             raise ValueError(f"Task {self.name!r} writes numbers in digits; wanted one with a vocabulary.")
         return CoDiVocabulary.from_dict(self.vocabulary, f"Task {self.name!r}: vocabulary")
+
+    @property
+    def digest(self) -> str:
+        """The name, and a checksum of all that the task says: what prompts and answers look like depends on it."""
+        return f"{self.name}@{zlib.crc32(json.dumps(asdict(self), sort_keys=True).encode()):08x}"
 
     def _check_vocabulary(self, codes: "CoDiVocabulary") -> None:
         resolution = codes.grid.resolution

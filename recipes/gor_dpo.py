@@ -119,8 +119,7 @@ def main() -> None:
             data.train,
             source=data.source,
             folder=preferences,
-            settings={"adapter": arguments.adapter, "task": task.name, "split_seed": arguments.split_seed}
-            | ({"words": list(task.words)} if task.words else {}),
+            settings={"adapter": arguments.adapter, "task": task.digest, "split_seed": arguments.split_seed},
             candidates=training_args.candidates,
             num_candidates=training_args.num_candidates,
             seed=training_args.seed,

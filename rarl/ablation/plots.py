@@ -1,6 +1,6 @@
 """The table as a figure, a panel a column, a point a seed, a bar the mean; and rewards as they were learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,16 @@ def is_reinforced(row: str) -> bool:
     return (entry.recipe or "").startswith("rarl") or (entry.start is not None and is_reinforced(entry.start))
 
 
-def plot_results(results: Sequence[Result], path: str | Path) -> None:
+def plot_results(
+    results: Sequence[Result], path: str | Path, *, lines: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
     """Draw the results: a row of panels a setting, rows of the table from top to bottom, those with reinforcement
     learning in another colour.
 
     Args:
         results: At least one.
         path: Image file to write; its folder must exist.
+        lines: What no row is, to compare with: name → column → its value there, a line across.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,10 +54,16 @@ def plot_results(results: Sequence[Result], path: str | Path) -> None:
                 colour = "C1" if is_reinforced(row) else "C0"
                 axis.barh(place, summed[0], color=colour, alpha=0.35, height=0.7)
                 axis.plot(numbers, [place] * len(numbers), "o", color=colour, markersize=3.5)
+            for number, (name, values) in enumerate((lines or {}).items(), start=2):
+                if column in values:
+                    axis.axvline(values[column], color=f"C{number}", linestyle="--", label=name)
             axis.set_title(COLUMNS[column], fontsize=10)
             axis.grid(axis="x", alpha=0.3)
         line[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=8)
         line[0].invert_yaxis()
+        drawn = dict(zip(*reversed(line[0].get_legend_handles_labels()), strict=True))
+        if drawn:
+            figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn), fontsize=8)
     figure.savefig(path, dpi=120)
 
 

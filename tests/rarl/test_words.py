@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from gor_head.vlm import attach
 from gor_head.vocabulary import CoDiVocabulary
 from rarl import tiny
 from rarl.answer import is_formatted, parse_answer
+from rarl.cli import app
 from rarl.credit import CreditedAnswer, Worth, find_statements
 from rarl.datasets import load_source
 from rarl.evaluation.codes import sorted_by_reasoning
@@ -72,6 +74,12 @@ def test_ends_of_parts_are_in_the_higher_one() -> None:
 def test_words_that_could_not_be_told_apart_are_refused(words: Any) -> None:
     with pytest.raises(ValueError, match="words: wanted none, or at least 2 different ones"):
         replace(DIGITS, words=words)
+
+
+def test_the_digest_of_a_task_is_of_all_that_it_says() -> None:
+    others = [replace(REVIEWS, words=()), replace(REVIEWS, shots=(("so", 3.0),)), replace(REVIEWS, rule="joy"), DIGITS]
+    assert len({task.digest for task in (REVIEWS, *others)}) == 5
+    assert replace(REVIEWS).digest == REVIEWS.digest and REVIEWS.digest.startswith("sentiment@")
 
 
 def test_words_stay_with_the_task(tmp_path: Path) -> None:
@@ -234,3 +242,34 @@ def test_pairs_of_numbers_differ_in_the_number_alone() -> None:
     assert chosen is not None and rejected is not None
     assert chosen.text == build_completion([2], task)
     assert rejected.text == chosen.text.replace(task.format_value(2), task.format_value(8), 1)
+
+
+def test_numbers_that_have_one_word_only() -> None:
+    _, processor = loaded()
+    whole = NumberTrie.of(processor, DIGITS)
+    trie = NumberTrie(
+        [0.0, 1.0], ["0", "1"], whole.tokens[:2], whole._texts, with_blank=whole.with_blank, openings=whole.openings[:2]
+    )
+    numbers = NumberLogits(None, trie, median, num_images=[1], cache=None, mask=torch.ones(1, 1), end=0)
+    assert trie.word_trie is not None
+    shares = numbers._distribution(trie.word_trie, torch.zeros(1, 2), torch.zeros(1, len(trie.goes_on)), [0])
+    assert shares.tolist() == [[0.0]]  # the logarithm of all
+
+
+def test_evaluation_asks_for_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_language_model(tmp_path / "model")
+    lines = ["text,value", *(f"text {number},{number % 11}" for number in range(80))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    asked: list[Any] = []
+
+    def spy(model: Any, processor: Any, datasets: Any, *, task: OrdinalTask, **_: Any) -> Any:
+        asked.append((task.words, datasets[1][0]["prompt"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rarl.evaluation.protocol.evaluate", spy)
+    flags = ["--model", str(model), "--source", "table", "--table", str(tmp_path / "t.csv"), "--num-images", "1"]
+    flags += ["--num-prompts", "2", "--max-new-tokens", "8", "--output", str(tmp_path / "report.json")]
+    flags += ["--words", "low", "--words", "high", "--shots", "1"]
+    assert "enough" in CliRunner().invoke(app, ["evaluate", *flags]).output
+    [(words, prompt)] = asked
+    assert words == ("low", "high") and "Text 1: low/high value" in prompt[0]["content"] and len(prompt) == 4

@@ -218,6 +218,21 @@ def test_figure_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_lines_stand_across_the_panels_that_they_have_a_value_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    plot_results(some_results(), tmp_path / "figure.png", lines={"people": {"mae": 0.9}, "constant": {"mae": 2.5}})
+    [figure] = drawn
+    found = {
+        axis.get_title(): {line.get_label(): line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"}
+        for part in figure.subfigs
+        for axis in part.axes
+    }
+    assert found.pop("MAE ↓") == {"people": 0.9, "constant": 2.5} and found and not any(found.values())
+
+
 def test_rewards_are_drawn_as_they_were_learned(tmp_path: Path) -> None:
     curve: dict[str, list[float | None]] = {"step": [5, 10, 15], "reward": [1.0, 2.0, 2.5]}
     learned = [replace(result("sft_rarl", seed, 0.3, 0.9), curve=curve, train_seconds=60.0) for seed in range(2)]
