@@ -61,9 +61,9 @@ def plot_results(
             axis.grid(axis="x", alpha=0.3)
         line[0].set_yticks(range(len(rows)), [ROWS[row].label for row in rows], fontsize=8)
         line[0].invert_yaxis()
-        drawn = dict(zip(*reversed(line[0].get_legend_handles_labels()), strict=True))
-        if drawn:
-            figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn), fontsize=8)
+    drawn = {each.get_label(): each for axis in figure.axes for each in axis.get_legend_handles_labels()[0]}
+    if drawn:
+        figure.legend(handles=list(drawn.values()), loc="outside lower center", ncols=len(drawn), fontsize=8)
     figure.savefig(path, dpi=120)
 
 

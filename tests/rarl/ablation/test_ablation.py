@@ -230,6 +230,7 @@ def test_lines_stand_across_the_panels_that_they_have_a_value_for(
         for part in figure.subfigs
         for axis in part.axes
     }
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"people", "constant"}
     assert found.pop("MAE ↓") == {"people": 0.9, "constant": 2.5} and found and not any(found.values())
 
 
